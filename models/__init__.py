@@ -1,0 +1,136 @@
+"""The model contract: what is predicted, from what, judged how. One file a model.
+
+A new model is one file here: copy one, change the fields, run `headway models`. Nothing else has to change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from features import _contract
+from features._contract import DeclarationError, Name, contract, unique
+
+__all__ = ["DeclarationError", "Examples", "Gates", "Model", "Monitoring", "Retraining", "Slice", "load", "names"]
+
+Task = Literal["binary", "regression"]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Days = Annotated[timedelta, Field(ge=timedelta(days=1))]
+
+
+@contract
+class Examples:
+    """Where examples come from: one row for each thing to predict, with its label once it is known.
+
+    The query runs on DuckDB with one relation for each source, holding only rows known by the instant asked
+    about, and `span(since, until)`: return the examples whose decision time lies in (since, until]. It returns
+    `example_id`, `decision_time`, `label`, `label_known_at`, the entity keys and the request inputs of the
+    model's feature service, and the columns that slices need. `label` is null while it is not known, and stays
+    null where there will never be one; such an example is predicted, but neither trained on nor scored.
+    """
+
+    sources: tuple[Name, ...] = Field(min_length=1)
+    sql: str = Field(min_length=1)
+    known_before: timedelta = Field(ge=timedelta(0))
+    """How long before its decision time the rows of an example may have become known."""
+    label_matures: timedelta = Field(gt=timedelta(0))
+    """How long after the decision time nearly all labels are known."""
+
+
+@contract
+class Slice:
+    """A part of the holdout that must hold up on its own: rows where `column` equals `value`."""
+
+    name: Name
+    column: Name
+    value: str | int | bool
+    floor: float
+    """The challenger's metric on the slice must not be below this (error metrics are negative: larger is better)."""
+
+
+@contract
+class Gates:
+    """What a challenger must show before it is promoted. Gains are in units of the model's metric."""
+
+    gain_over_baseline: Annotated[float, Field(ge=0.0)]
+    """Its metric beats each baseline's by at least this, at the lower end of the interval."""
+    loss_to_champion: Annotated[float, Field(ge=0.0)]
+    """Its metric may lie below the champion's by at most this, at the lower end of the paired interval."""
+    calibration: Annotated[float, Field(gt=0.0)]
+    """Binary: largest expected calibration error. Regression: largest |mean error| in standard deviations."""
+    latency_ms: Annotated[float, Field(gt=0.0)] = 50.0
+    """Median time of one prediction of one row, in milliseconds."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+
+
+@contract
+class Retraining:
+    """When the champion is replaced."""
+
+    max_age: Days
+    """The safety net: older than this, it is retrained whatever the verdicts say."""
+    cooldown: Days
+    """After a retraining, drift does not ask for another one for this long."""
+
+
+@contract
+class Monitoring:
+    """What counts as an alarm."""
+
+    false_alarms_per_year: Annotated[float, Field(gt=0.0, le=52.0)]
+    """How many alarms a year the owner accepts when nothing changed. The verdict keeps this rate."""
+    window: Days = timedelta(days=7)
+    """The unit that is judged: rows of one window are not independent, windows nearly are."""
+    parity_sample: Annotated[int, Field(ge=1)] = 2000
+    """How many predictions of a night are recomputed through the offline path, cell by cell."""
+
+
+@contract
+class Model:
+    """One model: the declaration that all of the platform works from."""
+
+    name: Name
+    owner: str = Field(min_length=1)
+    description: str = Field(min_length=1)
+    task: Task
+    domain: Name
+    feature_service: Name
+    examples: Examples
+    estimator: Callable[[], Any]
+    """Makes a fresh, seeded scikit-learn estimator that takes a DataFrame of the service's features."""
+    training_window: Days
+    holdout: Days
+    """The latest examples before `as_of`, kept out of training: what all gates are judged on."""
+    metric: str
+    """A scikit-learn scorer name, larger is better: roc_auc, neg_mean_absolute_error, ..."""
+    baselines: dict[Name, Callable[[], Any]] = Field(min_length=1)
+    """At least the dumb one; each makes an unfitted estimator."""
+    slices: tuple[Slice, ...] = ()
+    gates: Gates
+    retraining: Retraining
+    monitoring: Monitoring
+    schedule: str = Field(pattern=r"^\S+ \S+ \S+ \S+ \S+$")
+    """Cron of the nightly check, in `timezone`."""
+    timezone: str = "UTC"
+    approval: bool = False
+    """True: a challenger that passes its gates waits for `headway approve`."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Model:
+        unique(self.slices, "slices")
+        if self.holdout >= self.training_window:
+            raise ValueError(f"holdout {self.holdout} must be shorter than training_window {self.training_window}")
+        return self
+
+
+def names() -> list[str]:
+    """The declared models, sorted."""
+    return _contract.names(__name__)
+
+
+def load(name: str) -> Model:
+    """The model that `models/<name>.py` declares. Raises DeclarationError naming the valid ones."""
+    return _contract.load(__name__, name, Model)
