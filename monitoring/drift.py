@@ -1,0 +1,292 @@
+"""Input drift: is this window's mix of inputs unusual among the windows that the model was made from?
+
+Rows of one week are not independent, so every row-level test cries wolf. Here the unit is the window, and
+the test is a rank: the new window joins the n reference windows, each of the n + 1 is scored by how far it
+lies from all the others together, and p is the share that scores at least as high. If the new window is
+exchangeable with the others, the chance of p <= alpha is at most alpha, whatever the data look like (full
+conformal prediction: Vovk, Gammerman and Shafer 2005, ch. 2).
+
+The distance is the Jensen-Shannon distance (base 2) between bin shares: it needs no bin to be filled, lies
+between 0 and 1 for every column, and grows in step with a shift (0.42 times the shift in standard
+deviations, while small).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from monitoring import budget
+from monitoring.profile import Bins, Categories, Numbers, Profile, Reference, add
+
+Status = Literal["judged", "not enough history", "window incomplete"]
+
+EFFECT_FLOOR = 0.02
+"""A smaller distance counts as none, however unusual: about a twentieth of a standard deviation."""
+NEARLY_ALL = 0.85
+"""A block of days is a window when at least this share of its days have rows (6 of 7)."""
+_SD_FLOOR = 0.001
+_SD_FLOOR_SHARE = 0.1  # of the mean distance: columns that hardly ever vary must not shout at a trifle
+
+
+class Input(msgspec.Struct, frozen=True):
+    """What one input (or the score) did in the window. `level`: its mean; text: its top category's share."""
+
+    name: str
+    importance: float
+    z: float
+    """Its distance, in standard deviations of the other windows' distances."""
+    distance: float
+    """Jensen-Shannon distance from the reference windows together, 0 to 1."""
+    contribution: float
+    """importance * max(0, z); 0 below the effect floor."""
+    measure: str
+    """What `level` is: "mean", or "share of `A`"."""
+    level: float | None
+    band_low: float | None
+    """5th and 95th percentile of `level` over the reference windows."""
+    band_high: float | None
+    series: list[float | None]
+    """`level` of each reference window, oldest first."""
+    missing: float
+    """Share of the window's rows without a value."""
+    missing_reference: float
+    missing_worst: float
+    """Highest share missing in any reference window."""
+    unseen: float
+    """Share of the window's rows with a value never trained on."""
+    sentence: str
+
+
+class Drift(msgspec.Struct, frozen=True):
+    """Input drift of one window."""
+
+    status: Status
+    alarm: bool
+    sentence: str
+    alpha: float
+    windows: int
+    """Reference windows that it rests on."""
+    windows_needed: int
+    """Reference windows without which no alarm is possible at this alpha."""
+    achieved_per_year: float = 0.0
+    since: str = ""
+    until: str = ""
+    """First and last day of the window, ISO."""
+    rows: int = 0
+    p: float | None = None
+    score: float | None = None
+    beaten: int = 0
+    """How many reference windows score lower."""
+    inputs: list[Input] = []
+    """Largest contribution first."""
+    counterfactual: str = ""
+
+
+def blocks(days: Mapping[str, Profile], window: timedelta) -> list[Profile]:
+    """The days as disjoint windows, oldest first, counted back from the last day.
+
+    A block with fewer than 85 % of its days (6 of 7) is left out: half a week is not a week.
+    """
+    length = round(window / timedelta(days=1))
+    filled = {date.fromisoformat(day): profile for day, profile in days.items() if profile.rows}
+    if not filled:
+        return []
+    last = max(filled)
+    groups: dict[int, list[Profile]] = {}
+    for day, profile in filled.items():
+        groups.setdefault((last - day).days // length, []).append(profile)
+    full = math.ceil(NEARLY_ALL * length)
+    return [add(groups[age]) for age in sorted(groups, reverse=True) if len(groups[age]) >= full]
+
+
+def judge(reference: Reference, days: Mapping[str, Profile], *, window: timedelta, alpha: float) -> Drift:
+    """Judge the window made of `days` against the model's reference windows.
+
+    Args:
+        reference: of the champion.
+        days: ISO day -> profile of what serving saw, the days of one window, with the reference's bins.
+        window: the length of a window.
+        alpha: level of this test, see `budget.alpha`.
+    """
+    windows = blocks(reference.days, window)
+    word, n = budget.window_word(window), len(windows)
+    filled = sorted(day for day, profile in days.items() if profile.rows)
+    blank = Drift("judged", False, "", alpha, n, budget.windows_needed(alpha))
+    if len(filled) < math.ceil(NEARLY_ALL * round(window / timedelta(days=1))):
+        sentence = f"only {len(filled)} days of this {word} have predictions"
+        return msgspec.structs.replace(blank, status="window incomplete", sentence=sentence)
+    whole = msgspec.structs.replace(
+        blank, since=filled[0], until=filled[-1], rows=sum(days[day].rows for day in filled)
+    )
+    if n < budget.MIN_WINDOWS:
+        sentence = f"{n} reference {word}s, at least {budget.MIN_WINDOWS} are needed"
+        return msgspec.structs.replace(whole, status="not enough history", sentence=sentence)
+    return _judged(whole, reference, [*windows, add(days[day] for day in filled)], window)
+
+
+def _judged(blank: Drift, reference: Reference, windows: Sequence[Profile], window: timedelta) -> Drift:
+    names = list(reference.bins.columns)
+    weight = np.array([reference.importance.get(name, 0.0) for name in names])
+    distance = np.column_stack([distances(_shape(reference.bins, name, windows)) for name in names])
+    z = z_scores(distance)
+    parts = weight * np.where(distance >= EFFECT_FLOOR, np.maximum(z, 0.0), 0.0)
+    allowed = budget.allowed_rank(blank.alpha, len(windows))
+    rank = rank_of_last(parts.sum(axis=1))
+    order = np.argsort(-parts[-1], kind="stable")
+    inputs = [
+        _input(reference, names[j], windows, weight[j], z[-1, j], distance[-1, j], parts[-1, j])
+        for j in order
+    ]
+    return msgspec.structs.replace(
+        blank,
+        alarm=rank <= allowed,
+        sentence=_say(rank, blank.windows, budget.window_word(window), blank.windows_needed, allowed),
+        achieved_per_year=budget.achieved_per_year(blank.alpha, len(windows), window),
+        p=rank / len(windows),
+        score=float(parts[-1].sum()),
+        beaten=len(windows) - rank,
+        inputs=inputs,
+        counterfactual=_without_top(names, parts, allowed, rank <= allowed),
+    )
+
+
+def distances(counts: np.ndarray) -> np.ndarray:
+    """Jensen-Shannon distance (base 2, 0 to 1) of each window's shares from those of all the others together.
+
+    Args:
+        counts: rows by bin, (windows, bins).
+
+    Returns:
+        float (windows,).
+    """
+    rest = counts.sum(axis=0) - counts
+    p, q = (part / np.maximum(part.sum(axis=1, keepdims=True), 1) for part in (counts, rest))
+    middle = (p + q) / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(p > 0, p * np.log2(p / middle), 0) + np.where(q > 0, q * np.log2(q / middle), 0)
+    return np.sqrt(np.clip(terms.sum(axis=1) / 2, 0.0, 1.0))
+
+
+def z_scores(distance: np.ndarray) -> np.ndarray:
+    """Each distance against mean and standard deviation of the *other* windows' ones: (windows, columns).
+
+    Every window is treated alike, which is what makes the rank valid; the sd has a floor, so that a column
+    that hardly ever varies does not alarm at a trifle.
+    """
+    n = len(distance) - 1
+    mean = (distance.sum(axis=0) - distance) / n
+    square = ((distance**2).sum(axis=0) - distance**2) / n
+    sd = np.sqrt(np.maximum(square - mean**2, 0.0) * n / (n - 1))
+    return (distance - mean) / np.maximum(sd, np.maximum(_SD_FLOOR_SHARE * mean, _SD_FLOOR))
+
+
+def rank_of_last(scores: np.ndarray) -> int:
+    """1 + how many of the other windows score at least as high as the last (ties count against an alarm)."""
+    return 1 + int((scores[:-1] >= scores[-1] - 1e-12).sum())
+
+
+def _shape(bins: Bins, name: str, windows: Sequence[Profile]) -> np.ndarray:
+    """Counts (windows, bins) as they enter the distance.
+
+    A value never trained on can only occur in the new window, a rare one in any: among categories they are
+    one bin, else the first new value of an ever-growing list would count as drift.
+    """
+    counts = np.array([window.counts[name] for window in windows], float)
+    if isinstance(bins.columns[name], Categories):
+        counts[:, -3] += counts[:, -1]
+        counts[:, -1] = 0
+    return counts
+
+
+def _without_top(names: Sequence[str], parts: np.ndarray, allowed: int, alarm: bool) -> str:
+    top = int(np.argmax(parts[-1]))
+    if not alarm:
+        return ""
+    still = rank_of_last(np.delete(parts, top, axis=1).sum(axis=1)) <= allowed
+    return f"without `{names[top]}`: {'still an alarm' if still else 'no alarm'}"
+
+
+def _input(
+    reference: Reference,
+    name: str,
+    windows: Sequence[Profile],
+    weight: float,
+    z: float,
+    distance: float,
+    part: float,
+) -> Input:
+    measure, levels = _levels(reference.bins.columns[name], name, windows)
+    known = [level for level in levels[:-1] if level is not None]
+    low, high = (float(np.percentile(known, q)) for q in (5, 95)) if known else (None, None)
+    missing = [window.counts[name][-2] / window.rows for window in windows]
+    unseen = windows[-1].counts[name][-1] / windows[-1].rows
+    return Input(
+        name=name,
+        importance=float(weight),
+        z=float(z),
+        distance=float(distance),
+        contribution=float(part),
+        measure=measure,
+        level=levels[-1],
+        band_low=low,
+        band_high=high,
+        series=levels[:-1],
+        missing=missing[-1],
+        missing_reference=float(np.mean(missing[:-1])),
+        missing_worst=max(missing[:-1]),
+        unseen=unseen,
+        sentence=_describe(measure, levels[-1], low, high, missing, unseen),
+    )
+
+
+def _levels(
+    columns: Numbers | Categories, name: str, windows: Sequence[Profile]
+) -> tuple[str, list[float | None]]:
+    """What stands for the input in a picture, for each window: mean, or its top category's share."""
+    if isinstance(columns, Numbers):
+        return "mean", [window.moments[name].mean for window in windows]
+    if not columns.top:
+        return "share of other values", [None for _ in windows]
+    return f"share of `{columns.top[0]}`", [window.counts[name][0] / window.rows for window in windows]
+
+
+def _describe(
+    measure: str,
+    level: float | None,
+    low: float | None,
+    high: float | None,
+    missing: Sequence[float],
+    unseen: float,
+) -> str:
+    """The most telling thing about an input, in one phrase."""
+    if missing[-1] - max(missing[:-1]) > 0.02:
+        return f"missing in {missing[-1]:.0%} of rows, at most {max(missing[:-1]):.0%} before"
+    if unseen > 0.05:
+        return f"{unseen:.0%} of rows hold values that it was never trained on"
+    if level is None or low is None or high is None:
+        return "no values to compare"
+    here, band = number(level), f"{number(low)} to {number(high)}"
+    if not low <= level <= high:
+        return f"{measure} {here}, usually {band}"
+    return f"its spread changed; its {measure} {here} is usual ({band})"
+
+
+def number(value: float) -> str:
+    """A number as people write it: three significant digits, no exponent while it is readable."""
+    if value and not 1e-4 <= abs(value) < 1e7:
+        return f"{value:.2e}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+    return f"{value:,.{digits}f}"
+
+
+def _say(rank: int, windows: int, word: str, needed: int, allowed: int) -> str:
+    if not allowed:
+        return f"no alarm is possible yet: the budget needs {needed} reference {word}s, there are {windows}"
+    beaten, p = windows + 1 - rank, rank / (windows + 1)
+    return f"more unusual than {beaten} of {windows} reference {word}s (p {p:.2g})"

@@ -1,0 +1,214 @@
+"""Relation drift: do the labels surprise the model more than they did on its holdout?
+
+No test of the inputs can see that the relation between inputs and label has changed; the labels can.
+*Surprise* is how much worse the labels are than the model itself expects: near zero for a calibrated model
+whatever the inputs.
+
+- binary: mean log-loss minus mean entropy of the model's own probability, in nats;
+- regression: mean squared residual in units of the holdout's variance, minus 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import timedelta
+from itertools import combinations
+from typing import Literal
+
+import msgspec
+import numpy as np
+import pandas as pd
+from scipy.special import entr, xlogy
+from scipy.stats import rankdata
+
+from monitoring import budget
+
+Task = Literal["binary", "regression"]
+Status = Literal["judged", "not enough labels yet"]
+
+MIN_DAYS = 5
+"""Days with matured labels that a window needs before its labels are judged."""
+EFFECT_FLOOR = {"binary": 0.005, "regression": 0.02}
+"""A rise in surprise below this is no alarm, however significant (nats; share of the holdout's variance)."""
+PERMUTATIONS = 9_999
+_CLIP = 1e-6
+
+
+class Day(msgspec.Struct, frozen=True):
+    """One day with labels: how many, the mean surprise, and the AUC (binary days with both labels)."""
+
+    labels: int
+    surprise: float
+    auc: float | None = None
+
+
+class Relation(msgspec.Struct, frozen=True):
+    """Whether the labels of a window surprised the model more than those of its holdout."""
+
+    status: Status
+    alarm: bool
+    sentence: str
+    alpha: float
+    p: float | None = None
+    achieved_per_year: float = 0.0
+    days: int = 0
+    reference_days: int = 0
+    labels: int = 0
+    surprise: float | None = None
+    reference_surprise: float | None = None
+    auc: float | None = None
+    reference_auc: float | None = None
+
+
+def daily(
+    task: Task,
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    days: np.ndarray,
+    residual_sd: float | None = None,
+) -> dict[str, Day]:
+    """Surprise of each day, in order of days.
+
+    Args:
+        task: of the model.
+        labels: 0 or 1 (binary), or the value; rows with a missing label are left out (n,).
+        predictions: P(label is 1), or the predicted value (n,).
+        days: ISO day of each row's decision (n,).
+        residual_sd: regression only, the holdout's.
+
+    Raises:
+        ValueError: regression without a positive `residual_sd`.
+    """
+    labels, predictions = np.asarray(labels, float), np.asarray(predictions, float)
+    rows = pd.DataFrame({"day": np.asarray(days), "label": labels, "prediction": predictions})
+    rows["surprise"] = surprise(task, labels, predictions, residual_sd)
+    return {
+        str(day): Day(
+            len(part),
+            float(part["surprise"].mean()),
+            auc(part["label"].to_numpy(), part["prediction"].to_numpy()) if task == "binary" else None,
+        )
+        for day, part in rows[~np.isnan(labels)].groupby("day", sort=True)
+    }
+
+
+def surprise(
+    task: Task, labels: np.ndarray, predictions: np.ndarray, residual_sd: float | None = None
+) -> np.ndarray:
+    """Surprise of each row, float (n,); its mean is near 0 while the relation holds."""
+    if task == "binary":
+        chance = np.clip(predictions, _CLIP, 1 - _CLIP)
+        expected = entr(chance) + entr(1 - chance)
+        return -xlogy(labels, chance) - xlogy(1 - labels, 1 - chance) - expected
+    if not residual_sd or not residual_sd > 0:
+        raise ValueError(f"regression needs the holdout's residual_sd > 0, not {residual_sd}")
+    return ((labels - predictions) / residual_sd) ** 2 - 1
+
+
+def residual_sd(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Root mean squared residual of the rows that have a label."""
+    residuals = np.asarray(labels, float) - np.asarray(predictions, float)
+    return float(np.sqrt(np.nanmean(residuals**2)))
+
+
+def auc(labels: np.ndarray, predictions: np.ndarray) -> float | None:
+    """Area under the ROC curve by ranks (Mann-Whitney), ties counted half; None without both labels."""
+    positive = labels == 1
+    ones, zeros = int(positive.sum()), int((~positive).sum())
+    if not ones or not zeros:
+        return None
+    return float((rankdata(predictions)[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+
+
+def judge(
+    task: Task,
+    reference: Mapping[str, Day],
+    days: Mapping[str, Day],
+    *,
+    window: timedelta,
+    alpha: float,
+    seed: int = 0,
+) -> Relation:
+    """Compare the days of a window with the reference days.
+
+    A two-sample permutation test whose unit is the day (rows of one day are not independent): the mean
+    surprise, days weighted by their labels, is recomputed with the days dealt anew to window and reference.
+    One-sided: only worse counts. All deals when there are few, else a seeded sample of 9,999 (Phipson and
+    Smyth 2010). It keeps `alpha` when days are exchangeable; a state that lasts for many days makes it
+    alarm somewhat more often.
+
+    Args:
+        reference: out-of-sample days of the holdout.
+        days: the window's days whose labels have matured.
+        window: length of a window, for the rate a year.
+        alpha: level of this test, see `budget.alpha`.
+    """
+    counted = {
+        "days": len(days),
+        "reference_days": len(reference),
+        "labels": sum(d.labels for d in days.values()),
+    }
+    if len(reference) < budget.MIN_WINDOWS or len(days) < MIN_DAYS:
+        sentence = _too_few(len(days), len(reference))
+        return Relation("not enough labels yet", False, sentence, alpha, **counted)
+    here, there = (list(part.values()) for part in (days, reference))
+    p, draws = permutation_p(here, there, seed)
+    now, before = _mean(here), _mean(there)
+    alarm = p <= alpha and now - before >= EFFECT_FLOOR[task]
+    return Relation(
+        "judged",
+        alarm,
+        _say(task, alarm, now - before, p),
+        alpha,
+        p=p,
+        achieved_per_year=budget.achieved_per_year(alpha, draws, window),
+        surprise=now,
+        reference_surprise=before,
+        auc=_mean_auc(here),
+        reference_auc=_mean_auc(there),
+        **counted,
+    )
+
+
+def permutation_p(here: list[Day], there: list[Day], seed: int = 0) -> tuple[float, int]:
+    """P(surprise of `here` as high or higher | days dealt at random), and of how many deals, own included."""
+    days = [*here, *there]
+    weight = np.array([day.labels for day in days], float)
+    value = np.array([day.surprise for day in days]) * weight
+    chosen = _deals(len(days), len(here), seed)
+    drawn = value[chosen].sum(axis=1) / weight[chosen].sum(axis=1)
+    rest = (value.sum() - value[chosen].sum(axis=1)) / (weight.sum() - weight[chosen].sum(axis=1))
+    gap = drawn - rest
+    return float(np.mean(gap >= gap[0] - 1e-12)), len(chosen)  # the first deal is the real one
+
+
+def _deals(days: int, here: int, seed: int) -> np.ndarray:
+    """Which days are dealt to the window: int (deals, here); the first row is the real window."""
+    if math.comb(days, here) <= PERMUTATIONS + 1:
+        return np.array(list(combinations(range(days), here)))
+    random = np.random.default_rng(seed)
+    sampled = random.random((PERMUTATIONS, days)).argpartition(here, axis=1)[:, :here]
+    return np.concatenate([np.arange(here)[None, :], sampled])
+
+
+def _mean(days: list[Day]) -> float:
+    return float(np.average([day.surprise for day in days], weights=[day.labels for day in days]))
+
+
+def _mean_auc(days: list[Day]) -> float | None:
+    known = [(day.auc, day.labels) for day in days if day.auc is not None]
+    return float(np.average([k[0] for k in known], weights=[k[1] for k in known])) if known else None
+
+
+def _too_few(days: int, reference_days: int) -> str:
+    if reference_days < budget.MIN_WINDOWS:
+        return f"the holdout has {reference_days} days with labels, {budget.MIN_WINDOWS} are needed"
+    return f"{days} of at least {MIN_DAYS} days have their labels"
+
+
+def _say(task: Task, alarm: bool, rise: float, p: float) -> str:
+    unit = f"{rise:.3f} nats" if task == "binary" else f"{100 * rise:.0f} % of the usual squared error"
+    if alarm:
+        return f"labels surprise the model more than on its holdout: by {unit} (p {p:.2g})"
+    return f"labels surprise the model no more than its holdout allows (by {unit}, p {p:.2g})"
