@@ -1,0 +1,111 @@
+"""Prefect's server as the rest of the platform sees it: its settings, its password, its REST calls, its set-up.
+
+Nothing here imports Prefect (3 s): the command line and the supervisor speak to it over HTTP.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from features._contract import HeadwayError
+from pipelines.children import MARK
+from pipelines.home import PROJECT, Home, environment
+
+POOL = "headway"
+"""The work pool that the worker polls and `prefect.yaml` names."""
+
+_PREFECT = {
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    "PREFECT_WORKER_QUERY_SECONDS": "2",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+# Without it a run that was killed with its worker stays Running for ever and holds its deployment's only slot.
+_ZOMBIES: dict[str, Any] = {
+    "name": "headway: fail runs whose heartbeat stopped",
+    "trigger": {
+        "type": "event",
+        "posture": "Proactive",
+        "after": ["prefect.flow-run.heartbeat"],
+        "expect": [
+            "prefect.flow-run.heartbeat",
+            *(f"prefect.flow-run.{end}" for end in ("Completed", "Failed", "Cancelled", "Crashed")),
+        ],
+        "match": {"prefect.resource.id": "prefect.flow-run.*"},
+        "for_each": ["prefect.resource.id"],
+        "threshold": 1,
+        "within": 120,
+    },
+    "actions": [
+        {"type": "change-flow-run-state", "state": "CRASHED", "message": "Its heartbeat stopped: it was killed."}
+    ],
+}
+
+
+def client_environment(at: Home, prefect_url: str) -> dict[str, str]:
+    """What a process needs in its environment to talk to the Prefect server of this root."""
+    auth = auth_string(at)
+    return {
+        **environment(at),
+        **_PREFECT,
+        MARK: str(at.root),
+        "PREFECT_API_URL": f"{prefect_url}/api",
+        "PREFECT_API_AUTH_STRING": auth,
+        "PREFECT_SERVER_API_AUTH_STRING": auth,
+        "PYTHONPATH": python_path(os.environ),
+    }
+
+
+def auth_string(at: Home) -> str:
+    """The Prefect server's `user:password`, made on first use and kept in a file of mode 0600."""
+    path = at.prefect / "auth"
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"headway:{secrets.token_urlsafe(24)}")
+    return path.read_text()
+
+
+def call(prefect_url: str, environ: Mapping[str, str], method: str, path: str, body: Any = None) -> Any:
+    """One call of Prefect's REST API; returns the JSON. A 404 or 409 gives an empty list.
+
+    Raises HeadwayError when the server says no, or is not there.
+    """
+    user, _, password = environ["PREFECT_API_AUTH_STRING"].partition(":")
+    try:
+        answer = httpx.request(method, f"{prefect_url}/api{path}", json=body, auth=(user, password), timeout=30)
+    except httpx.HTTPError as error:
+        raise HeadwayError(f"No Prefect server answers at {prefect_url} ({error}). See `headway status`.") from None
+    if answer.status_code in (404, 409):
+        return []
+    if answer.is_error:
+        raise HeadwayError(f"Prefect refused {method} {path}: {answer.status_code} {answer.text[:500]}")
+    return answer.json() if answer.content else None
+
+
+def install(prefect_url: str, environ: Mapping[str, str]) -> None:
+    """Make the work pool, and the automation that fails a run whose process and worker are gone."""
+    call(prefect_url, environ, "POST", "/work_pools/", {"name": POOL, "type": "process"})
+    wanted = {"automations": {"name": {"any_": [_ZOMBIES["name"]]}}}
+    if not call(prefect_url, environ, "POST", "/automations/filter", wanted):
+        call(prefect_url, environ, "POST", "/automations/", _ZOMBIES)
+
+
+def answers(url: str) -> bool:
+    """Whether a GET of `url` gives 200 within two seconds."""
+    try:
+        return httpx.get(url, timeout=2).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+def python_path(base: Mapping[str, str]) -> str:
+    """PYTHONPATH with the checkout in front: deployed flows and the service are found there."""
+    return os.pathsep.join(filter(None, [str(PROJECT), base.get("PYTHONPATH", "")]))
