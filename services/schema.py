@@ -1,0 +1,165 @@
+"""What a request to a model may carry: built once from the manifest and the expectations, checked by msgspec.
+
+The declared types and the rules about the same columns become one msgspec type, so one strict decode does all the
+checking and names the field at fault, and the OpenAPI document is generated from that very type.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Optional, get_args, get_origin
+
+import msgspec
+from msgspec import UNSET, Meta
+
+from expectations import Rule
+from features._contract import HeadwayError
+from services.refusals import Refused
+from services.rules import BASE, compiles, constrain
+
+MAX_INSTANCES = 1000
+RESERVED = "example_id"
+YEARS = (1900, 2200)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request that passed: n instances by column, timestamps as UTC datetimes."""
+
+    columns: dict[str, list[Any]]
+    example_ids: list[str | None]
+    as_of: datetime | None
+
+    def __len__(self) -> int:
+        return len(self.example_ids)
+
+
+class RequestSchema:
+    """The request body of one model.
+
+    Args:
+        model: its name.
+        keys: entity keys and their dtypes; one may be null (an unknown entity) where nothing forbids it.
+        inputs: request-time inputs and their dtypes.
+        required: keys that must not be null, since request features are computed from them.
+        rules: expectations about columns of the same names; the kinds that `compiles` names are enforced.
+        clock: whether `as_of` may be sent.
+
+    Raises HeadwayError for a field called `example_id`, or rules that no value passes.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        keys: Mapping[str, str],
+        inputs: Mapping[str, str],
+        *,
+        required: Sequence[str] = (),
+        rules: Sequence[Rule] = (),
+        clock: bool = False,
+    ) -> None:
+        self.names = (*keys, *inputs)
+        if RESERVED in self.names:
+            raise HeadwayError(f"{model}: a field of the request cannot be called {RESERVED}. Rename it in features/.")
+        about = {name: [rule for rule in rules if compiles(rule, name)] for name in self.names}
+        self._why = {name: "; ".join(dict.fromkeys(rule.why for rule in about[name])) for name in about}
+        self._allowed: dict[str, str] = {}
+        self._instants = [name for name, dtype in {**keys, **inputs}.items() if dtype == "timestamp"]
+        fields: list[tuple[str, Any]] = []
+        for name, dtype in {**keys, **inputs}.items():
+            try:
+                kind = constrain(dtype, about[name])
+            except (ValueError, TypeError, re.error) as error:
+                raise HeadwayError(f"{model}: the expectations on {name} cannot guard requests: {error}") from None
+            if get_origin(kind) is Literal:
+                self._allowed[name] = ", ".join(str(value) for value in get_args(kind))
+            free = name in keys and name not in required and not any("not_be_null" in r.expect for r in about[name])
+            fields.append((name, Optional[kind] if free else kind))  # noqa: UP045 - `|` does not take a Literal
+        self.type = _request_type(model, fields, clock)
+        self._decoder = msgspec.json.Decoder(self.type)
+
+    def parse(self, body: bytes) -> Call:
+        """The call that `body` is. Raises Refused (400) with the path of the field at fault."""
+        try:
+            request: Any = self._decoder.decode(body)
+        except msgspec.ValidationError as error:
+            raise self._invalid(str(error)) from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise _malformed(body, error) from None
+        rows = request.instances
+        columns = {name: [getattr(row, _attribute(name)) for row in rows] for name in self.names}
+        for name in self._instants:
+            columns[name] = [_instant(at, f"instances[{i}].{name}") for i, at in enumerate(columns[name])]
+        as_of = getattr(request, "as_of", UNSET)
+        return Call(columns, [row.example_id for row in rows], None if as_of is UNSET else _instant(as_of, "as_of"))
+
+    def _invalid(self, text: str) -> Refused:
+        message, _, where = text.partition(" - at `$")
+        path = where.rstrip("`").removeprefix(".")
+        column = path.rpartition(".")[2]
+        if named := re.search(r"field `(.*)`$", message, re.DOTALL):
+            path = f"{path}.{named[1]}".removeprefix(".")
+        elif message.startswith("Invalid enum value"):
+            message = f"Expected one of {self._allowed[column]} ({self._why[column]})"
+        elif self._why.get(column) and "got `" not in message:
+            # A wrong type needs no explanation; a value that breaks a rule does.
+            message += f" ({self._why[column]})"
+        return Refused(400, "invalid", message, path or "$")
+
+
+def _attribute(name: str) -> str:
+    """A field may be called like a keyword of Python; an attribute may not."""
+    return f"{name}_"
+
+
+def _request_type(model: str, fields: Sequence[tuple[str, Any]], clock: bool) -> type[msgspec.Struct]:
+    title = "".join(part.capitalize() for part in model.split("_"))
+    example_id = Annotated[str, Meta(max_length=200, description="Yours: comes back in the log, to join outcomes")]
+    instance = msgspec.defstruct(
+        f"{title}Instance",
+        [*((_attribute(name), kind) for name, kind in fields), (RESERVED, Optional[example_id], None)],  # noqa: UP045
+        rename={_attribute(name): name for name, _ in fields},
+        forbid_unknown_fields=True,
+        kw_only=True,
+        frozen=True,
+    )
+    instances = Annotated[list[instance], Meta(min_length=1, max_length=MAX_INSTANCES)]  # type: ignore[valid-type]
+    body: list[Any] = [("instances", instances)]
+    if clock:
+        body.append(("as_of", BASE["timestamp"] | msgspec.UnsetType, UNSET))
+    return msgspec.defstruct(f"{title}Request", body, forbid_unknown_fields=True, kw_only=True, frozen=True)
+
+
+def _instant(at: datetime | None, path: str) -> datetime | None:
+    if at is None:
+        return None
+    if not YEARS[0] <= at.year <= YEARS[1]:
+        raise Refused(400, "invalid", f"Expected a year of {YEARS[0]} to {YEARS[1]}", path)
+    return at.astimezone(UTC)
+
+
+def _malformed(body: bytes, error: Exception) -> Refused:
+    """NaN and Infinity are not JSON, and the commonest reason: say where they are."""
+    constant = object()
+    try:
+        path = _find(json.loads(body, parse_constant=lambda _: constant), constant)
+    except (ValueError, RecursionError):
+        path = None
+    if path is not None:
+        return Refused(400, "invalid", "NaN and Infinity are not JSON numbers", path)
+    return Refused(400, "malformed", "The body is not JSON: " + str(error).removeprefix("JSON is malformed: "), "$")
+
+
+def _find(value: Any, wanted: object, path: str = "") -> str | None:
+    if value is wanted:
+        return path.removeprefix(".") or "$"
+    parts: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        parts = [(f"{path}.{name}", part) for name, part in value.items()]
+    elif isinstance(value, list):
+        parts = [(f"{path}[{number}]", part) for number, part in enumerate(value)]
+    return next((found for where, part in parts if (found := _find(part, wanted, where)) is not None), None)
