@@ -20,6 +20,9 @@ from pipelines.home import PROJECT, Home, environment
 POOL = "headway"
 """The work pool that the worker polls and `prefect.yaml` names."""
 
+RETRAIN = "headway.verdict.retrain"
+"""The event that says: the ledger has a verdict that asks for retraining."""
+
 _PREFECT = {
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
@@ -73,29 +76,33 @@ def auth_string(at: Home) -> str:
     return path.read_text()
 
 
-def call(prefect_url: str, environ: Mapping[str, str], method: str, path: str, body: Any = None) -> Any:
-    """One call of Prefect's REST API; returns the JSON. A 404 or 409 gives an empty list.
+class Api:
+    """Prefect's REST API at `url`, with the password that `environ` carries."""
 
-    Raises HeadwayError when the server says no, or is not there.
-    """
-    user, _, password = environ["PREFECT_API_AUTH_STRING"].partition(":")
-    try:
-        answer = httpx.request(method, f"{prefect_url}/api{path}", json=body, auth=(user, password), timeout=30)
-    except httpx.HTTPError as error:
-        raise HeadwayError(f"No Prefect server answers at {prefect_url} ({error}). See `headway status`.") from None
-    if answer.status_code in (404, 409):
-        return []
-    if answer.is_error:
-        raise HeadwayError(f"Prefect refused {method} {path}: {answer.status_code} {answer.text[:500]}")
-    return answer.json() if answer.content else None
+    def __init__(self, url: str, environ: Mapping[str, str]) -> None:
+        user, _, password = environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+        self._url, self._auth = url, (user, password)
 
+    def post(self, path: str, body: Any) -> Any:
+        """POST a JSON body; returns the JSON that comes back, or an empty list for "not found" or "there already".
 
-def install(prefect_url: str, environ: Mapping[str, str]) -> None:
-    """Make the work pool, and the automation that fails a run whose process and worker are gone."""
-    call(prefect_url, environ, "POST", "/work_pools/", {"name": POOL, "type": "process"})
-    wanted = {"automations": {"name": {"any_": [_ZOMBIES["name"]]}}}
-    if not call(prefect_url, environ, "POST", "/automations/filter", wanted):
-        call(prefect_url, environ, "POST", "/automations/", _ZOMBIES)
+        Raises HeadwayError when the server refuses, or is not there.
+        """
+        try:
+            answer = httpx.post(f"{self._url}/api{path}", json=body, auth=self._auth, timeout=30)
+        except httpx.HTTPError as error:
+            raise HeadwayError(f"No Prefect server answers at {self._url} ({error}). See `headway status`.") from None
+        if answer.status_code in (httpx.codes.NOT_FOUND, httpx.codes.CONFLICT):
+            return []
+        if answer.is_error:
+            raise HeadwayError(f"Prefect refused {path}: {answer.status_code} {answer.text[:500]}")
+        return answer.json()
+
+    def install(self) -> None:
+        """Make the work pool, and the automation that fails a run whose process and worker are gone."""
+        self.post("/work_pools/", {"name": POOL, "type": "process"})
+        if not self.post("/automations/filter", {"automations": {"name": {"any_": [_ZOMBIES["name"]]}}}):
+            self.post("/automations/", _ZOMBIES)
 
 
 def answers(url: str) -> bool:

@@ -31,7 +31,7 @@ from features._contract import HeadwayError
 from pipelines import children
 from pipelines.children import Child
 from pipelines.home import PROJECT, SINGLE_THREAD, Home, environment, home, utc
-from pipelines.orchestrator import POOL, answers, call, client_environment, install, python_path
+from pipelines.orchestrator import POOL, Api, answers, client_environment, python_path
 
 PARTS = ("server", "worker", "service")
 
@@ -72,6 +72,7 @@ class Stack:
         self.prefect_url = f"http://127.0.0.1:{children.free_port(wanted.get('server', 0))}"
         self.service_url = f"http://127.0.0.1:{children.free_port(wanted.get('service', 0))}"
         self.environment = {**client_environment(at, self.prefect_url), **(extra or {})}
+        self.api = Api(self.prefect_url, self.environment)
         self.children = {part: self._child(part) for part in PARTS if part in parts}
         self._lock: Any = None
         self._stopping = threading.Event()
@@ -114,7 +115,7 @@ class Stack:
         wanted = parts or tuple(self.children)
         if "server" in wanted:
             self._await("server", lambda: answers(f"{self.prefect_url}/api/health"), deadline)
-            install(self.prefect_url, self.environment)
+            self.api.install()
         if "worker" in wanted:
             began = datetime.now(UTC)
             self.children["worker"].start()
@@ -141,25 +142,6 @@ class Stack:
             signal.signal(number, handler)
         self._handlers = {}
 
-    def deploy(self, *names: str) -> None:
-        """Deploy what `prefect.yaml` lists: all of it, or the deployments whose names or patterns are given.
-
-        Raises HeadwayError with what Prefect said.
-        """
-        chosen = [word for name in names for word in ("--name", name)] or ["--all"]
-        done = subprocess.run(
-            [*_module("prefect"), "--no-prompt", "deploy", *chosen],
-            cwd=PROJECT,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise HeadwayError(
-                f"`prefect deploy {' '.join(chosen)}` failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
-            )
-
     @property
     def _mark(self) -> str:
         return str(self.home.root)
@@ -175,7 +157,7 @@ class Stack:
         return Child(part, commands[part], {**self.environment, **threads}, self.home.logs / f"{part}.log")
 
     def _worker_polls(self, since: datetime) -> bool:
-        workers = call(self.prefect_url, self.environment, "POST", f"/work_pools/{POOL}/workers/filter", {})
+        workers = self.api.post(f"/work_pools/{POOL}/workers/filter", {})
         return any(utc(worker["last_heartbeat_time"]) >= since for worker in workers)
 
     def _await(self, part: str, there: Callable[[], bool], deadline: float) -> None:
@@ -215,6 +197,25 @@ class Stack:
 
         if threading.current_thread() is threading.main_thread():
             self._handlers = {signal.SIGTERM: signal.signal(signal.SIGTERM, leave)}
+
+
+def deploy(environ: Mapping[str, str], *names: str) -> None:
+    """Deploy what `prefect.yaml` lists: all of it, or the deployments whose names or patterns (`retrain-*`) are given.
+
+    `environ` says which server: a stack's `environment`, or `client_environment`. Raises HeadwayError with what
+    Prefect said.
+    """
+    chosen = [word for name in names for word in ("--name", name)] or ["--all"]
+    done = subprocess.run(
+        [*_module("prefect"), "--no-prompt", "deploy", *chosen],
+        cwd=PROJECT,
+        env=dict(environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise HeadwayError(f"`prefect deploy {' '.join(chosen)}` failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
 def up(at: Home, ports: Mapping[str, int] | None = None) -> Running:

@@ -1,0 +1,191 @@
+"""The flows: each reads like the list of what happens, and every line is a plain step run as a task.
+
+`as_of` is an ISO instant, by default the instant the run was scheduled for; a late run does the work of its own
+night. Steps are imported when they run: Great Expectations alone takes five seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import Flow, FlowRun, State
+from prefect.events import emit_event
+from prefect.runtime import flow_run as this_run
+
+import models
+from pipelines.home import home, utc
+from pipelines.orchestrator import RETRAIN
+
+if TYPE_CHECKING:
+    from monitoring.verdict import Verdict
+    from pipelines.ledger import Entry
+    from pipelines.retraining import Outcome
+
+# Steps are idempotent by themselves, so no task result is kept: a cached one could outlive the state it speaks of.
+STEP: dict[str, Any] = {"cache_policy": NO_CACHE}
+
+
+def note_failure(flow: Flow, flow_run: FlowRun, state: State) -> None:
+    """Write down what failed, for `headway doctor` to tell. Prefect asks for exactly these argument names."""
+    told = {
+        "flow": flow.name,
+        "parameters": flow_run.parameters,
+        "run": flow_run.name,
+        "state": state.name,
+        "message": state.message,
+        "at": state.timestamp.isoformat(),
+    }
+    with (home().logs / "failures.jsonl").open("a") as file:
+        file.write(json.dumps(told, default=str) + "\n")
+
+
+NOTED: dict[str, Any] = {"on_failure": [note_failure], "on_crashed": [note_failure]}
+
+
+@flow(name="ingest", flow_run_name="ingest {domain}", **NOTED)
+def ingest_flow(domain: str, as_of: str | None = None) -> Any:
+    """Take in what arrived for a domain, and let serving see the features made of it."""
+    instant = logical(as_of)
+    arrival = ingest(domain, instant)
+    build_tables(domain, instant)
+    materialize(domain, instant)
+    return arrival
+
+
+@flow(name="check", flow_run_name="check {model}", **NOTED)
+def check_flow(model: str, as_of: str | None = None) -> Verdict:
+    """Ask of a model: is it still right, and if not, why? The verdict is stored before anyone is told of it."""
+    instant = logical(as_of)
+    compact(model, instant)
+    match_labels(model, instant)
+    check_parity(model, instant)
+    take_profile(model, instant)
+    verdict = judge(model, instant)
+    announce(verdict)
+    return verdict
+
+
+@flow(name="retrain", flow_run_name="retrain {model}", **NOTED)
+def retrain_flow(model: str, as_of: str | None = None) -> Outcome | None:
+    """Train a challenger because a stored verdict asks for it, and promote it if it passes its gates.
+
+    The event that started this run is not believed: only the ledger says whether there is a reason.
+    """
+    verdict = standing_verdict(model, logical(as_of))
+    if verdict is None:
+        get_run_logger().info("No standing verdict in the ledger asks for a retraining of %s.", model)
+        return None
+    return retrain(model, verdict)
+
+
+@flow(name="weekly", flow_run_name="weekly {model}", **NOTED)
+def weekly_flow(model: str, as_of: str | None = None) -> Path:
+    """Write the weekly page of a model."""
+    return write_page(model, logical(as_of))
+
+
+def logical(as_of: str | None) -> datetime:
+    """The instant a run works for: the one it was given, else the one it was scheduled for.
+
+    Raises HeadwayError for text that is no instant.
+    """
+    return utc(as_of or this_run.scheduled_start_time.isoformat())
+
+
+def announce(verdict: Verdict) -> None:
+    """Tell Prefect that a verdict asks for retraining. The event says which model, and nothing to be believed."""
+    if verdict.action == "retrain":
+        emit_event(RETRAIN, resource={"prefect.resource.id": f"model.{verdict.model}"})
+
+
+@task(retries=2, retry_delay_seconds=10, **STEP)
+def ingest(domain: str, as_of: datetime) -> Any:
+    """Read what arrived, check it, keep the good rows, quarantine the bad ones."""
+    from pipelines import night
+
+    return night.ingest(home(), domain, as_of)
+
+
+@task(**STEP)
+def build_tables(domain: str, as_of: datetime) -> Any:
+    """Compute the feature tables' snapshots up to `as_of`."""
+    from pipelines import night
+
+    return night.build_tables(home(), domain, as_of)
+
+
+@task(**STEP)
+def materialize(domain: str, as_of: datetime) -> object:
+    """Put the latest snapshots where serving reads them."""
+    from pipelines import night
+
+    return night.materialize(home(), domain, as_of)
+
+
+@task(**STEP)
+def compact(model: str, as_of: datetime) -> object:
+    """Bring the log of predictions into Parquet by day."""
+    from pipelines import night
+
+    return night.compact(home(), model, as_of)
+
+
+@task(**STEP)
+def match_labels(model: str, as_of: datetime) -> object:
+    """Join the predictions with the outcomes that are known by now."""
+    from pipelines import night
+
+    return night.match_labels(home(), model, as_of)
+
+
+@task(**STEP)
+def check_parity(model: str, as_of: datetime) -> object:
+    """Recompute what serving saw, through the offline path, and compare cell by cell."""
+    from pipelines import night
+
+    return night.check_parity(home(), model, as_of)
+
+
+@task(**STEP)
+def take_profile(model: str, as_of: datetime) -> object:
+    """Profile what serving saw."""
+    from pipelines import night
+
+    return night.take_profile(home(), model, as_of)
+
+
+@task(**STEP)
+def judge(model: str, as_of: datetime) -> Verdict:
+    """Decide what to do, and store the verdict in the ledger."""
+    from pipelines import night
+
+    return night.judge(home(), model, as_of)
+
+
+@task(**STEP)
+def standing_verdict(model: str, as_of: datetime) -> Entry | None:
+    """The stored verdict that asks for retraining and was not acted on yet."""
+    from pipelines import retraining
+
+    return retraining.standing_verdict(home(), models.load(model), as_of)
+
+
+@task(**STEP)
+def retrain(model: str, verdict: Entry) -> Outcome:
+    """Train, judge, package, and promote or refuse, as of the verdict's instant."""
+    from pipelines import retraining
+
+    return retraining.retrain(home(), models.load(model), verdict.as_of, actor="prefect", verdict=verdict)
+
+
+@task(**STEP)
+def write_page(model: str, as_of: datetime) -> Path:
+    """Gather the week's evidence and render it."""
+    from pipelines import weekly
+
+    return weekly.weekly(home(), model, as_of)
