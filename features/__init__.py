@@ -104,7 +104,8 @@ class FeatureTable:
 class RequestFeatures:
     """Features computed row by row from what the request carries (a Feast on-demand view in python mode).
 
-    `compute(inputs)` takes {input: list of values, length n} and returns {feature: list, length n}.
+    `compute(inputs)` takes {input: list of values, length n} and returns {feature: list, length n}. Inputs may be
+    entity keys too. A timestamp comes as a UTC datetime.
     """
 
     name: Name
@@ -189,8 +190,9 @@ class Domain:
         return tuple(dict.fromkeys(key for table in self.tables_of(service) for key in table.keys))
 
     def inputs_of(self, service: str) -> dict[str, str]:
-        """The request-time inputs a request must carry: {name: dtype}."""
-        return {name: dtype for part in self.request_features_of(service) for name, dtype in part.inputs.items()}
+        """The request-time inputs a request must carry beside its keys: {name: dtype}."""
+        inputs = {name: dtype for part in self.request_features_of(service) for name, dtype in part.inputs.items()}
+        return {name: dtype for name, dtype in inputs.items() if name not in self.keys_of(service)}
 
 
 def names() -> list[str]:

@@ -1,0 +1,123 @@
+"""Great Expectations' room: one batch against one suite, and what severity makes of the outcome."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from expectations import Rule, Suite
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A rule that did not hold."""
+
+    rule: str
+    severity: str
+    sentence: str
+    """For people: the column, what was expected, what was found, what it means."""
+    rows: int
+    """How many rows break it; 0 for a rule about the batch."""
+    is_error: bool = False
+    """The check itself failed (a missing column, an exception in the rule); says nothing about values."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A batch, divided."""
+
+    kept: pd.DataFrame
+    quarantined: pd.DataFrame
+    """The refused rows, with `_rule` and `_why`; a row that breaks several rules is here once, with the first."""
+    broken: tuple[Broken, ...]
+
+    @property
+    def stops(self) -> tuple[Broken, ...]:
+        """What stops the batch: critical rules, and checks that could not be made."""
+        return tuple(b for b in self.broken if b.severity == "critical" or b.is_error)
+
+
+def check(rows: pd.DataFrame, suite: Suite, parameters: Mapping[str, Any]) -> Checked:
+    """Check a batch against its suite.
+
+    Args:
+        rows: the batch, any index.
+        suite: the declared rules.
+        parameters: values for `{"$PARAMETER": name}` in the rules' arguments.
+    """
+    rows = rows.reset_index(drop=True)
+    broken: list[Broken] = []
+    refused: dict[int, Rule] = {}
+    for rule, result in zip(suite.rules, _validate(rows, suite, dict(parameters)), strict=True):
+        if result["success"]:
+            continue
+        found = _broken(rule, result, len(rows))
+        broken.append(found)
+        if rule.severity == "warning" and not found.is_error:
+            for index in result["result"].get("unexpected_index_list") or ():
+                refused.setdefault(index, rule)
+    bad = rows.loc[sorted(refused)]
+    bad = bad.assign(
+        _rule=[refused[index].expect for index in bad.index], _why=[refused[index].why for index in bad.index]
+    )
+    return Checked(kept=rows.drop(index=bad.index), quarantined=bad, broken=tuple(broken))
+
+
+def _validate(rows: pd.DataFrame, suite: Suite, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    """One result for each rule, in the rules' order."""
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    # A context of its own for each call: one that threads share validates the wrong frame, in silence.
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    context.variables.save()
+    asset = context.data_sources.add_pandas("batches").add_dataframe_asset(suite.source)
+    batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": rows})
+    configured = [
+        ExpectationConfiguration(
+            type=rule.expect, kwargs=dict(rule.args), severity=rule.severity, meta={"rule": number}
+        ).to_domain_obj()
+        for number, rule in enumerate(suite.rules)
+    ]
+    outcome = batch.validate(
+        gx.ExpectationSuite(name=suite.source, expectations=configured),
+        result_format={"result_format": "COMPLETE", "return_unexpected_index_query": False},
+        expectation_parameters=parameters,
+    )
+    results = [result.to_json_dict() for result in outcome.results]
+    return sorted(results, key=lambda result: result["expectation_config"]["meta"]["rule"])
+
+
+def _broken(rule: Rule, result: dict[str, Any], rows: int) -> Broken:
+    errors = [e for e in _exceptions(result.get("exception_info") or {}) if e]
+    about = rule.args.get("column") or ", ".join(rule.args.get("column_list", ())) or "the batch"
+    found = result["result"]
+    count = int(found.get("unexpected_count") or 0)
+    if errors:
+        text = f"{about}: the check could not be made ({errors[0]})"
+    elif count:
+        examples = ", ".join(str(value) for value in (found.get("partial_unexpected_list") or ())[:3])
+        text = f"{about}: {count} of {rows} rows, such as {examples}; {rule.why}"
+    else:
+        text = f"{about}: found {_observed(found)}; {rule.why}"
+    return Broken(rule.expect, rule.severity, text, 0 if errors else count, bool(errors))
+
+
+def _exceptions(info: Mapping[str, Any]) -> list[str]:
+    """GX nests one record for each failed metric, or gives the record itself."""
+    records = [info] if "raised_exception" in info else [value for value in info.values() if isinstance(value, dict)]
+    return [str(record.get("exception_message")) for record in records if record.get("raised_exception")]
+
+
+def _observed(found: Mapping[str, Any]) -> str:
+    details = (found.get("details") or {}).get("mismatched")
+    if details:
+        return "; ".join(f"{kind} column {', '.join(map(str, names))}" for kind, names in sorted(details.items()))
+    return str(found.get("observed_value"))

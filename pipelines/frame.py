@@ -1,0 +1,87 @@
+"""The training frame: examples with known labels, each with the features serving could have seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import pandas as pd
+
+import features
+from features import HeadwayError
+from models import Model
+from pipelines.examples import examples
+from pipelines.home import Home
+from pipelines.matrix import matrix
+
+ENOUGH = 200
+"""Fewer labelled rows than this on either side of the split, and nothing can be fitted or judged."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Rows for a model: `rows` are examples (n, columns of the declared query), `inputs` what the model is given
+    (n, features), in the same order."""
+
+    rows: pd.DataFrame
+    inputs: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def where(self, mask: pd.Series) -> Frame:
+        """The rows for which `mask` (n, bool) is true, renumbered from 0."""
+        return Frame(self.rows[mask].reset_index(drop=True), self.inputs[mask].reset_index(drop=True))
+
+
+def with_features(at: Home, model: Model, rows: pd.DataFrame) -> Frame:
+    """Examples with their features as of each decision time, point-in-time correct."""
+    from pipelines.feature_store import point_in_time
+
+    domain = features.load(model.domain)
+    asked = [*domain.keys_of(model.feature_service), *domain.inputs_of(model.feature_service), "decision_time"]
+    found = point_in_time(at, model.feature_service, rows[asked].reset_index(drop=True))
+    return Frame(rows.reset_index(drop=True), matrix(found, domain.features_of(model.feature_service)))
+
+
+def training_frame(at: Home, model: Model, as_of: datetime) -> Frame:
+    """The labelled examples of the training window before `as_of`, with features. Labels known by `as_of` only."""
+    rows = examples(at, model, as_of - model.training_window, as_of, as_of=as_of)
+    return with_features(at, model, rows[rows["label"].notna()])
+
+
+@dataclass(frozen=True)
+class Split:
+    """A frame split by time: the holdout is the latest part."""
+
+    train: Frame
+    holdout: Frame
+    trained_until: datetime
+
+
+def split(model: Model, frame: Frame, as_of: datetime) -> Split:
+    """Keep the model's holdout out of training: examples decided in the last `holdout` before `as_of`.
+
+    Raises HeadwayError when one side is too small to mean anything.
+    """
+    until = as_of - model.holdout
+    late = frame.rows["decision_time"] > pd.Timestamp(until)
+    parts = Split(frame.where(~late), frame.where(late), until)
+    for name, part in (("training", parts.train), ("holdout", parts.holdout)):
+        if len(part) < ENOUGH:
+            raise HeadwayError(
+                f"{model.name}: {len(part)} labelled {name} rows as of {as_of:%Y-%m-%d}, at least {ENOUGH} are needed. "
+                f"Ingest more history (`headway ingest {model.domain}`), or train as of a later day."
+            )
+    return parts
+
+
+def span(frame: Frame) -> dict[str, str | int]:
+    """What a manifest says of a frame: how many rows, decided from when to when."""
+    times = frame.rows["decision_time"]
+    return {"rows": len(frame), "first": times.min().isoformat(), "last": times.max().isoformat()}
+
+
+def days(frame: Frame, length: timedelta = timedelta(days=1)) -> pd.Series:
+    """The UTC day (n, str) in which each row was decided: the blocks that intervals are drawn over."""
+    return frame.rows["decision_time"].dt.floor(length).dt.strftime("%Y-%m-%d")

@@ -1,0 +1,223 @@
+"""The night, as plain steps: what happens for a domain, then for each model. Flows, the CLI and replay call these.
+
+Every step takes `as_of`, the instant it speaks for, and can be run again for it: nothing is doubled.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import msgspec
+import pandas as pd
+
+import features
+import models
+from features import HeadwayError
+from models import Model
+from monitoring import budget, drift, parity, profile, relation, verdict
+from monitoring.parity import Parity
+from monitoring.profile import Profile
+from monitoring.relation import Day
+from monitoring.verdict import Fault, Verdict
+from pipelines import feature_tables, predictions
+from pipelines.examples import examples
+from pipelines.files import read_json, write_json
+from pipelines.frame import with_features
+from pipelines.home import Home
+from pipelines.ingest import Delivery, deliveries, ingest
+from pipelines.ledger import Ledger
+from pipelines.promotion import Pointer
+from pipelines.retraining import champion
+
+DAY = timedelta(days=1)
+
+__all__ = [
+    "Night", "build_tables", "check_parity", "compact", "ingest", "judge", "match_labels", "materialize", "night",
+    "nights", "refresh", "take_profile",
+]  # fmt: skip
+
+
+class Night(msgspec.Struct, frozen=True, kw_only=True):
+    """What a night found about one model's latest full day."""
+
+    model: str
+    day: str
+    """The UTC day that was looked at."""
+    as_of: str
+    version: int
+    digest: str
+    profile: Profile
+    """Of what serving saw, in the bins of the version that was champion that night."""
+    degraded: int
+    """Predictions for which a default stood in for some feature."""
+    parity: Parity | None
+    labels: int
+    """Labels of the day known by `as_of`."""
+
+
+def refresh(at: Home, domain: str, as_of: datetime) -> list[Delivery]:
+    """Ingest what is new, compute the feature tables that are due, bring them to serving."""
+    found = ingest(at, domain, as_of)
+    build_tables(at, domain, as_of)
+    materialize(at, domain, as_of)
+    return found
+
+
+def build_tables(at: Home, domain: str, as_of: datetime) -> dict[str, int]:
+    """Compute the feature tables that are due, except those that read a source whose batch was stopped."""
+    latest = {delivery.source: delivery for delivery in deliveries(at, domain, as_of - DAY, as_of)}
+    broken = frozenset(name for name, delivery in latest.items() if delivery.stops)
+    return feature_tables.build_tables(at, domain, as_of, broken)
+
+
+def materialize(at: Home, domain: str, as_of: datetime) -> None:
+    """Bring the feature tables to the online store."""
+    from pipelines import feature_store  # Feast is slow to import: only steps that need it do
+
+    feature_store.materialize(at, domain, as_of)
+
+
+def night(at: Home, model: Model, as_of: datetime) -> Verdict:
+    """All steps of a model's night, in order; its domain was refreshed before."""
+    compact(at, model)
+    take_profile(at, model, as_of, check_parity(at, model, as_of), match_labels(at, model, as_of))
+    return judge(at, model, as_of)
+
+
+def compact(at: Home, model: Model) -> int:
+    """Bring the durable log of every declared model into Parquet. Returns how many records are new."""
+    return predictions.compact(at, {model.name: model, **{name: models.load(name) for name in models.names()}})
+
+
+def match_labels(at: Home, model: Model, as_of: datetime) -> int:
+    """How many of the day's predictions have a label by now."""
+    since, until = day_before(as_of)
+    return int(predictions.labelled(at, model, since, until, as_of=as_of)["label"].notna().sum())
+
+
+def check_parity(at: Home, model: Model, as_of: datetime) -> Parity | None:
+    """Recompute a sample of the day's predictions' features through the offline path and compare cell by cell."""
+    since, until = day_before(as_of)
+    rows = predictions.predictions(at, model, since, until)
+    if rows.empty:
+        return None
+    rows.index = pd.Index(rows["request_id"] + "/" + rows["instance"].astype(str))
+    order = pd.util.hash_pandas_object(pd.Series(rows.index), index=False).to_numpy().argsort(kind="stable")
+    rows = rows.iloc[sorted(order[: model.monitoring.parity_sample])]
+    served = predictions.served_features(rows).assign(degraded=rows["degraded"])
+    recomputed = with_features(at, model, predictions.asked_examples(rows)).inputs.set_index(rows.index)
+    return parity.compare(served, recomputed, features.load(model.domain).features_of(model.feature_service))
+
+
+def take_profile(at: Home, model: Model, as_of: datetime, found: Parity | None, labels: int) -> Night | None:
+    """Profile what serving saw on the day, and keep it with parity and labels; None while there is no champion."""
+    live = champion(at, model)
+    if live is None:
+        return None
+    pointer, packaged = live
+    since, until = day_before(as_of)
+    rows = predictions.predictions(at, model, since, until)
+    seen = predictions.served_features(rows).assign(**{profile.SCORE: rows["prediction"]})
+    result = Night(
+        model=model.name, day=since.date().isoformat(), as_of=as_of.isoformat(), version=pointer.version,
+        digest=pointer.digest, profile=profile.take(seen, packaged.reference.bins),
+        degraded=int(sum(len(names) > 0 for names in rows["degraded"])), parity=found, labels=labels,
+    )  # fmt: skip
+    write_json(at.room("nights", model.name) / f"{result.day}.json", result)
+    return result
+
+
+def nights(at: Home, model: Model, since: datetime, until: datetime) -> list[Night]:
+    """What the nights found of the days that began in [since, until), oldest first."""
+    found = sorted(at.room("nights", model.name).glob("*.json"))
+    inside = [path for path in found if f"{since:%Y-%m-%d}" <= path.stem < f"{until:%Y-%m-%d}"]
+    return [read_json(path, Night) for path in inside]
+
+
+def judge(at: Home, model: Model, as_of: datetime) -> Verdict:
+    """Decide what to do about a model, and store the verdict in the ledger before anything acts on it.
+
+    Raises HeadwayError when the model has no champion yet.
+    """
+    live = champion(at, model)
+    if live is None:
+        raise HeadwayError(f"{model.name} has no champion to judge. Train one: `headway train {model.name}`.")
+    pointer, packaged = live
+    found = _decide(at, model, as_of, pointer, packaged)
+    Ledger(at.ledger_url).append(
+        "verdict", model.name, as_of=as_of, body=msgspec.to_builtins(found), actor="night",
+        key=f"verdict/{model.name}/{as_of.isoformat()}",
+    )  # fmt: skip
+    return found
+
+
+def _decide(at: Home, model: Model, as_of: datetime, pointer: Pointer, packaged) -> Verdict:  # noqa: ANN001
+    _, until = day_before(as_of)
+    began = _midnight(datetime.fromisoformat(pointer.as_of))
+    window = model.monitoring.window
+    days_in = max(0, (until - began) // DAY)
+    closes = days_in > 0 and (until - began) % window == timedelta(0)
+    level = budget.alpha(model.monitoring)
+    drifted = related = None
+    if closes:
+        days = _window(at, model, until - window, until, pointer)
+        drifted = drift.judge(packaged.reference, days, window=window, alpha=level)
+        labels = _surprise(at, model, until - window, as_of, packaged.reference)
+        reference = packaged.reference.surprise
+        related = relation.judge(model.task, reference, labels, window=window, alpha=level)
+    tonight = nights(at, model, until - DAY, until)
+    trained = [entry.as_of for entry in Ledger(at.ledger_url).entries(model.name, "version", as_of)]
+    return verdict.decide(
+        model,
+        as_of=as_of,
+        champion_version=pointer.version,
+        trained_as_of=datetime.fromisoformat(packaged.manifest.trained_as_of),
+        last_retraining=max(trained, default=None),
+        faults=_faults(at, model, until - DAY, as_of),
+        parity=tonight[-1].parity if tonight else None,
+        drift=drifted,
+        relation=related,
+        days_in=days_in % (window // DAY),
+    )
+
+
+def _window(at: Home, model: Model, since: datetime, until: datetime, pointer: Pointer) -> dict[str, Profile]:
+    """The profiles of a window's days; days on which a feed was broken are the fault's, not the world's."""
+    found = [each for each in nights(at, model, since, until) if each.digest == pointer.digest]
+    starts = {each.day: datetime.fromisoformat(each.day).replace(tzinfo=until.tzinfo) for each in found}
+    return {
+        each.day: each.profile
+        for each in found
+        if not _faults(at, model, starts[each.day], starts[each.day] + DAY)
+    }
+
+
+def _surprise(
+    at: Home, model: Model, since: datetime, as_of: datetime, reference: profile.Reference
+) -> dict[str, Day]:
+    """Surprise of the window's days whose labels have matured by `as_of`."""
+    until = _midnight(as_of - model.examples.label_matures)
+    if until <= since:
+        return {}
+    rows = predictions.labelled(at, model, since, until, as_of=as_of)
+    days = profile.iso_days(rows["decision_time"])
+    return relation.daily(
+        model.task, rows["label"].to_numpy(), rows["prediction"].to_numpy(), days, reference.residual_sd
+    )
+
+
+def _faults(at: Home, model: Model, since: datetime, until: datetime) -> list[Fault]:
+    """What ingest stopped in (since, until], each fault once."""
+    found = deliveries(at, model.domain, since, until)
+    stops = dict.fromkeys((delivery.source, sentence) for delivery in found for sentence in delivery.stops)
+    return [Fault(source, sentence) for source, sentence in stops]
+
+
+def day_before(as_of: datetime) -> tuple[datetime, datetime]:
+    """The latest full UTC day before `as_of`: its first instant and its end."""
+    until = _midnight(as_of)
+    return until - DAY, until
+
+
+def _midnight(instant: datetime) -> datetime:
+    return instant.replace(hour=0, minute=0, second=0, microsecond=0)

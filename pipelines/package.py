@@ -1,0 +1,205 @@
+"""The artefact of a version, in BentoML's model store: the only place that writes one, and the only one that loads one.
+
+A manifest vouches for every file by its SHA-256 and is itself named by the version's digest, so that nothing is
+unpickled that was not written here. After loading, golden rows must give the answers they gave when they were stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import joblib
+import msgspec
+import numpy as np
+import pandas as pd
+
+from features import HeadwayError
+from monitoring.profile import Reference
+from pipelines.home import Home
+from pipelines.judge import Gate
+from pipelines.matrix import matrix
+
+ESTIMATOR, MANIFEST, REFERENCE, SAMPLE = "estimator.joblib", "manifest.json", "reference.json", "sample.parquet"
+
+
+class FeatureSpec(msgspec.Struct, frozen=True):
+    """A feature as the version was trained on it."""
+
+    name: str
+    dtype: str
+    default: float | int | str | bool | None
+
+
+class TableSpec(msgspec.Struct, frozen=True):
+    """A feature table as the version was trained on it."""
+
+    name: str
+    keys: tuple[str, ...]
+    ttl_seconds: float
+    features: tuple[str, ...]
+
+
+class Golden(msgspec.Struct, frozen=True):
+    """Rows with the answers they must give, exactly."""
+
+    columns: dict[str, list[Any]]
+    predictions: list[float]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is known about a version, except its files' content."""
+
+    model: str
+    task: str
+    trained_as_of: str
+    trained_until: str
+    """No row decided after this instant was trained on."""
+    domain: str
+    feature_service: str
+    features: tuple[FeatureSpec, ...]
+    tables: tuple[TableSpec, ...]
+    keys: dict[str, str]
+    inputs: dict[str, str]
+    importance: dict[str, float]
+    """Permutation importance of each feature on the holdout, summing to 1."""
+    metrics: dict[str, float]
+    gates: tuple[Gate, ...]
+    data: dict[str, Any]
+    """What it was trained and judged on: rows, first and last decision, digest."""
+    code_commit: str
+    lock_hash: str
+    golden: Golden
+    files: dict[str, str] = {}
+    """SHA-256 of each file."""
+    digest: str = ""
+    """SHA-256 of this manifest without `digest` and `tag`: the version's name for machines."""
+    tag: str = ""
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A version, loaded and checked."""
+
+    manifest: Manifest
+    estimator: Any
+    folder: Path
+
+    def predict(self, frame: pd.DataFrame) -> np.ndarray:
+        """(n,) float64 for the columns that `matrix` makes: the probability of the positive class, or the value."""
+        return _predict(self.manifest.task, self.estimator, frame)
+
+    @cached_property
+    def reference(self) -> Reference:
+        """What monitoring compares with."""
+        return msgspec.json.decode((self.folder / REFERENCE).read_bytes(), type=Reference)
+
+    @cached_property
+    def sample(self) -> pd.DataFrame:
+        """A sample of the rows behind the version: features, `prediction` and `label`."""
+        return pd.read_parquet(self.folder / SAMPLE)
+
+
+def store(at: Home, manifest: Manifest, estimator: Any, reference: Reference, sample: pd.DataFrame) -> Manifest:
+    """Put a version into BentoML's model store; the same version twice is stored once.
+
+    Returns:
+        The manifest, complete with files, digest and tag.
+    """
+    import bentoml
+
+    contents = at.room("bentoml", "staging")
+    shutil.rmtree(contents)
+    contents.mkdir(mode=0o700)
+    joblib.dump(estimator, contents / ESTIMATOR)
+    (contents / REFERENCE).write_bytes(msgspec.json.encode(reference, order="deterministic"))
+    sample.to_parquet(contents / SAMPLE, index=False)
+    files = {path.name: _sha256(path) for path in sorted(contents.iterdir())}
+    full = msgspec.structs.replace(manifest, files=files, digest="", tag="")
+    digest = _digest(full)
+    full = msgspec.structs.replace(full, digest=digest, tag=f"{manifest.model}:{digest[:16]}")
+    models = _models(at)
+    if not any(str(model.tag) == full.tag for model in models.list(manifest.model)):
+        with bentoml.models.create(full.tag, labels={"task": manifest.task}, _model_store=models) as model:
+            for name in files:
+                shutil.copy2(contents / name, model.path_of(name))
+            Path(model.path_of(MANIFEST)).write_bytes(msgspec.json.format(msgspec.json.encode(full)))
+    shutil.rmtree(contents)
+    return full
+
+
+def load(at: Home, tag: str) -> Packaged:
+    """Load a version: hashes first, then the estimator, then its golden rows.
+
+    Raises:
+        HeadwayError: no such version, a file or the manifest was changed, or the golden rows give other answers.
+    """
+    folder = _folder(at, tag)
+    manifest = read_manifest(folder)
+    if manifest.tag != tag or _digest(manifest) != manifest.digest or tag.partition(":")[2] != manifest.digest[:16]:
+        raise _refused(tag, f"{folder / MANIFEST} was changed: it is not the manifest that gave the version its name")
+    for name, expected in manifest.files.items():
+        if not (folder / name).is_file() or _sha256(folder / name) != expected:
+            raise _refused(tag, f"{folder / name} is not the file that was stored (its SHA-256 differs)")
+    packaged = Packaged(manifest, joblib.load(folder / ESTIMATOR), folder)
+    answers = packaged.predict(matrix(manifest.golden.columns, manifest.features))
+    differ = int((answers != np.array(manifest.golden.predictions)).sum())
+    if differ:
+        raise _refused(tag, f"{differ} of {len(answers)} golden rows give other answers than when it was stored")
+    return packaged
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest in a version's folder. Raises HeadwayError when there is none that can be read."""
+    try:
+        return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise HeadwayError(f"{folder / MANIFEST}: {error}. Restore the folder, or train the model again.") from None
+
+
+def golden(frame: pd.DataFrame, predictions: np.ndarray) -> Golden:
+    """Golden rows from inputs (n, features) and their predictions (n,)."""
+    columns = {
+        str(name): [None if pd.isna(value) else value for value in column.tolist()] for name, column in frame.items()
+    }
+    return Golden(columns, [float(value) for value in predictions])
+
+
+def _predict(task: str, estimator: Any, frame: pd.DataFrame) -> np.ndarray:
+    answer = estimator.predict_proba(frame)[:, 1] if task == "binary" else estimator.predict(frame)
+    return np.asarray(answer, dtype="float64")
+
+
+def _models(at: Home) -> Any:
+    from bentoml._internal.models import ModelStore  # BentoML's own default store is bound once to one root
+
+    return ModelStore(at.room("bentoml", "models"))
+
+
+def _folder(at: Home, tag: str) -> Path:
+    from bentoml.exceptions import BentoMLException
+
+    models = _models(at)
+    try:
+        return Path(models.get(tag).path)
+    except (BentoMLException, ValueError) as error:
+        known = ", ".join(str(model.tag) for model in models.list()) or "none"
+        raise HeadwayError(f"no version {tag!r} in the model store ({error}). It has: {known}.") from None
+
+
+def _digest(manifest: Manifest) -> str:
+    bare = msgspec.structs.replace(manifest, digest="", tag="")
+    return hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refused(tag: str, why: str) -> HeadwayError:
+    return HeadwayError(f"version {tag} is refused: {why}. The champion stays. Train again, or restore the folder.")

@@ -1,0 +1,251 @@
+"""Retraining, as a list of steps: assemble, fit, evaluate, package, and promote what passes its gates."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+from sklearn.inspection import permutation_importance
+from sklearn.metrics import get_scorer
+
+import features
+from models import Model
+from monitoring import profile, relation
+from pipelines import package, promotion
+from pipelines.frame import Frame, Split, span, split, training_frame
+from pipelines.home import PROJECT, Home
+from pipelines.judge import DIGITS, Gate, judge
+from pipelines.ledger import Entry, Ledger
+from pipelines.package import FeatureSpec, Manifest, TableSpec
+from pipelines.scoring import predict, score
+
+GOLDEN_ROWS, SAMPLE_ROWS, IMPORTANCE_ROWS, SEED = 20, 5000, 4000, 11
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A challenger in the making."""
+
+    estimator: Any
+    twin: Any
+    """Fitted a second time on the same rows: it must give the same answers."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the holdout says of a candidate."""
+
+    gates: list[Gate]
+    metrics: dict[str, float]
+    importance: dict[str, float]
+    predictions: np.ndarray
+    """(n,) for the holdout rows."""
+
+    @property
+    def passed(self) -> bool:
+        """All gates."""
+        return all(gate.passed for gate in self.gates)
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a retraining ended."""
+
+    version: int
+    tag: str
+    promoted: bool
+    waiting: bool
+    """Passed its gates, and waits for approval."""
+    sentence: str
+    metrics: dict[str, float]
+
+
+def standing_verdict(at: Home, model: Model, as_of: datetime) -> Entry | None:
+    """The stored verdict that asks for retraining and was not acted on yet; None when there is none.
+
+    Only the ledger is believed: a forged or repeated event finds nothing to do.
+    """
+    ledger = Ledger(at.ledger_url)
+    verdict = ledger.last(model.name, "verdict", as_of)
+    if verdict is None or verdict.body["action"] != "retrain":
+        return None
+    acted = [entry for entry in ledger.entries(model.name, "version") if entry.body.get("verdict") == verdict.key]
+    return None if acted else verdict
+
+
+def retrain(at: Home, model: Model, as_of: datetime, *, actor: str, verdict: Entry | None = None) -> Outcome:
+    """Train a challenger as of an instant, put it through its gates, and promote it if it passes.
+
+    Run again for the same instant it finds its own version, and doubles nothing.
+    """
+    parts = assemble(at, model, as_of)
+    candidate = fit(model, parts)
+    evaluation = evaluate(at, model, parts, candidate)
+    manifest = store(at, model, as_of, parts, candidate, evaluation)
+    return settle(at, model, as_of, manifest, evaluation, actor=actor, verdict=verdict)
+
+
+def assemble(at: Home, model: Model, as_of: datetime) -> Split:
+    """The training frame as of an instant, split by time."""
+    return split(model, training_frame(at, model, as_of), as_of)
+
+
+def fit(model: Model, parts: Split) -> Candidate:
+    """Fit the declared estimator on the training rows, twice."""
+    label = parts.train.rows["label"].to_numpy()
+    return Candidate(*(model.estimator().fit(parts.train.inputs, label) for _ in range(2)))
+
+
+def evaluate(at: Home, model: Model, parts: Split, candidate: Candidate) -> Evaluation:
+    """Judge a candidate on the holdout, against the baselines and the champion."""
+    holdout, label = parts.holdout, parts.holdout.rows["label"].to_numpy()
+    ours = predict(model, candidate.estimator, holdout.inputs)
+    champion = _champion(at, model, holdout)
+    gates = judge(model, candidate.estimator, parts, champion, candidate.twin)
+    metrics = {"holdout": score(model, label, ours), "train": _on_train(model, candidate, parts)}
+    if champion is not None and np.isfinite(champion).all():
+        metrics["champion"] = score(model, label, champion)
+    rounded = {name: round(value, DIGITS) for name, value in metrics.items() if np.isfinite(value)}
+    return Evaluation(gates, rounded, _importance(model, candidate, holdout), ours)
+
+
+def store(
+    at: Home, model: Model, as_of: datetime, parts: Split, candidate: Candidate, evaluation: Evaluation
+) -> Manifest:
+    """Package the candidate with all that is known about it, and the reference that monitoring compares with."""
+    domain = features.load(model.domain)
+    service = model.feature_service
+    golden = parts.holdout.inputs.head(GOLDEN_ROWS)
+    manifest = Manifest(
+        model=model.name, task=model.task, domain=model.domain, feature_service=service,
+        trained_as_of=as_of.isoformat(), trained_until=parts.trained_until.isoformat(),
+        features=tuple(FeatureSpec(f.name, f.dtype, f.default) for f in domain.features_of(service)),
+        tables=tuple(
+            TableSpec(t.name, t.keys, t.ttl.total_seconds(), tuple(f.name for f in t.features))
+            for t in domain.tables_of(service)
+        ),
+        keys={name: domain.entities[name] for name in domain.keys_of(service)}, inputs=domain.inputs_of(service),
+        importance=evaluation.importance, metrics=evaluation.metrics, gates=tuple(evaluation.gates),
+        data={"train": span(parts.train), "holdout": span(parts.holdout), "digest": _fingerprint(parts)},
+        code_commit=_commit(), lock_hash=hashlib.sha256((PROJECT / "requirements.lock").read_bytes()).hexdigest(),
+        golden=package.golden(golden, evaluation.predictions[: len(golden)]),
+    )  # fmt: skip
+    reference, sample = _reference(model, parts, candidate, evaluation)
+    return package.store(at, manifest, candidate.estimator, reference, sample)
+
+
+def settle(
+    at: Home, model: Model, as_of: datetime, manifest: Manifest, evaluation: Evaluation, *, actor: str,
+    verdict: Entry | None,
+) -> Outcome:  # fmt: skip
+    """Write the version to the ledger, then promote it, let it wait for approval, or refuse it."""
+    ledger, instant = Ledger(at.ledger_url), as_of.isoformat()
+    key = f"version/{model.name}/{instant}/{manifest.digest[:16]}"
+    version = _number(ledger, model, key)
+    failed = [gate for gate in evaluation.gates if not gate.passed]
+    waiting = model.approval and not failed
+    why = verdict.body["sentence"] if verdict else f"trained by {actor}"
+    body = {
+        "version": version, "tag": manifest.tag, "digest": manifest.digest, "metrics": evaluation.metrics,
+        "gates": [msgspec.to_builtins(gate) for gate in evaluation.gates], "passed": not failed,
+        "awaiting_approval": waiting, "verdict": verdict.key if verdict else None, "data": manifest.data,
+        "sentence": _version_sentence(model, version, evaluation, failed, waiting),
+    }  # fmt: skip
+    ledger.append("version", model.name, as_of=as_of, body=body, actor=actor, key=key)
+    if failed:
+        refusal = {"version": version, "sentence": f"version {version} refused: {failed[0].name}: {failed[0].sentence}"}
+        ledger.append("refusal", model.name, as_of=as_of, body=refusal, actor=actor, key=f"refusal/{key}")
+    elif not waiting:
+        promotion.promote(
+            ledger, at.pointers, model=model.name, version=version, tag=manifest.tag, digest=manifest.digest,
+            as_of=as_of, actor=actor, why=why, key=f"promotion/{key}",
+        )  # fmt: skip
+    return Outcome(version, manifest.tag, not failed and not waiting, waiting, str(body["sentence"]), evaluation.metrics)
+
+
+def champion(at: Home, model: Model) -> tuple[promotion.Pointer, package.Packaged] | None:
+    """The live version, loaded and checked; None before the first promotion."""
+    pointer = promotion.read_pointer(at.pointers, model.name)
+    return (pointer, package.load(at, pointer.tag)) if pointer else None
+
+
+def _champion(at: Home, model: Model, holdout: Frame) -> np.ndarray | None:
+    live = champion(at, model)
+    if live is None:
+        return None
+    _, packaged = live
+    unseen = holdout.rows["decision_time"] > pd.Timestamp(packaged.manifest.trained_until)
+    known = [feature.name for feature in packaged.manifest.features]
+    if set(known) - set(holdout.inputs):
+        return np.full(len(holdout), np.nan)
+    return np.where(unseen, packaged.predict(holdout.inputs[known]), np.nan)
+
+
+def _on_train(model: Model, candidate: Candidate, parts: Split) -> float:
+    return score(model, parts.train.rows["label"].to_numpy(), predict(model, candidate.estimator, parts.train.inputs))
+
+
+def _importance(model: Model, candidate: Candidate, holdout: Frame) -> dict[str, float]:
+    rows = holdout.inputs.sample(min(IMPORTANCE_ROWS, len(holdout)), random_state=SEED)
+    label = holdout.rows["label"].loc[rows.index].to_numpy()
+    found = permutation_importance(
+        candidate.estimator, rows, label, scoring=get_scorer(model.metric), n_repeats=3, random_state=SEED
+    )
+    weights = np.clip(found.importances_mean, 0, None)
+    weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(weights), 1 / len(weights))
+    return {name: round(float(weight), DIGITS) for name, weight in zip(rows.columns, weights, strict=True)}
+
+
+def _reference(
+    model: Model, parts: Split, candidate: Candidate, evaluation: Evaluation
+) -> tuple[profile.Reference, pd.DataFrame]:
+    trained = predict(model, candidate.estimator, parts.train.inputs)
+    inputs = pd.concat([parts.train.inputs, parts.holdout.inputs], ignore_index=True)
+    scored = inputs.assign(**{profile.SCORE: np.concatenate([trained, evaluation.predictions])})
+    rows = pd.concat([parts.train.rows, parts.holdout.rows], ignore_index=True)
+    label, held = parts.holdout.rows["label"].to_numpy(), parts.holdout.rows["decision_time"]
+    sd = relation.residual_sd(label, evaluation.predictions) if model.task == "regression" else None
+    reference = profile.build_reference(
+        scored,
+        rows["decision_time"],
+        features.load(model.domain).features_of(model.feature_service),
+        evaluation.importance,
+        surprise=relation.daily(model.task, label, evaluation.predictions, profile.iso_days(held), sd),
+        trained=np.arange(len(rows)) < len(trained),
+        residual_sd=sd,
+    )
+    sample = scored.assign(label=rows["label"]).sample(min(SAMPLE_ROWS, len(rows)), random_state=SEED)
+    return reference, sample.sort_index()
+
+
+def _fingerprint(parts: Split) -> str:
+    digest = hashlib.sha256()
+    for frame in (parts.train, parts.holdout):
+        for part in (frame.rows[["example_id", "decision_time", "label"]], frame.inputs):
+            digest.update(pd.util.hash_pandas_object(part, index=False).to_numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "not a checkout"
+
+
+def _number(ledger: Ledger, model: Model, key: str) -> int:
+    versions = ledger.entries(model.name, "version")
+    known = [entry.body["version"] for entry in versions if entry.key == key]
+    return int(known[0]) if known else 1 + max((int(entry.body["version"]) for entry in versions), default=0)
+
+
+def _version_sentence(model: Model, version: int, evaluation: Evaluation, failed: list[Gate], waiting: bool) -> str:
+    text = f"version {version}: {model.metric} {evaluation.metrics.get('holdout', float('nan')):.3f} on the holdout"
+    if "champion" in evaluation.metrics:
+        text += f", the champion {evaluation.metrics['champion']:.3f}"
+    if failed:
+        return f"{text}; {len(failed)} of {len(evaluation.gates)} gates failed"
+    return f"{text}; all {len(evaluation.gates)} gates passed" + (", waits for approval" if waiting else "")

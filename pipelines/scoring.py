@@ -1,0 +1,100 @@
+"""Scores of predictions, and intervals drawn over days."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.metrics import get_scorer, get_scorer_names
+
+from features import HeadwayError
+from models import Model
+
+RESAMPLES = 200
+SEED = 7
+
+
+class Interval(NamedTuple):
+    """A number with the interval that a block bootstrap gives it."""
+
+    value: float
+    low: float
+    high: float
+
+
+class _Answered(BaseEstimator):
+    """An estimator whose input is its own answer, so that every scikit-learn scorer can judge stored predictions."""
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        return X[:, 0]
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+
+class _Value(RegressorMixin, _Answered):
+    pass
+
+
+class _Probability(ClassifierMixin, _Answered):
+    classes_ = np.array([0.0, 1.0])
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        return (X[:, 0] >= 0.5).astype("float64")
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        return np.column_stack([1.0 - X[:, 0], X[:, 0]])
+
+
+def predict(model: Model, estimator: Any, inputs: pd.DataFrame) -> np.ndarray:
+    """(n,) float64: the probability of the positive class, or the value."""
+    if model.task == "binary":
+        return np.asarray(estimator.predict_proba(inputs)[:, 1], dtype="float64")
+    return np.asarray(estimator.predict(inputs), dtype="float64")
+
+
+def score(model: Model, label: np.ndarray, prediction: np.ndarray) -> float:
+    """The model's metric, larger is better; NaN when the labels are all of one class and the metric needs two.
+
+    Raises HeadwayError when the declared metric is not a scikit-learn scorer.
+    """
+    try:
+        scorer = get_scorer(model.metric)
+    except ValueError:
+        raise HeadwayError(
+            f"models/{model.name}.py: metric {model.metric!r} is no scorer; there are: {', '.join(get_scorer_names())}"
+        ) from None
+    if model.task == "binary" and len(np.unique(label)) < 2:
+        return float("nan")
+    answered = _Probability() if model.task == "binary" else _Value()
+    return float(scorer(answered, np.asarray(prediction).reshape(-1, 1), label))
+
+
+def interval(
+    model: Model, label: np.ndarray, prediction: np.ndarray, days: pd.Series, *, than: np.ndarray | None = None
+) -> Interval:
+    """The model's metric of `prediction`, or how far it lies above that of `than`, with an interval.
+
+    A paired bootstrap over days (rows of one day are not independent): days are drawn with replacement, all rows
+    of a drawn day count, and the bounds are quantiles at the declared confidence (Efron & Tibshirani 1993, ch. 13).
+
+    Args:
+        label, prediction, than: (n,) float64.
+        days: (n,) the day of each row.
+    """
+
+    def difference(rows: Any) -> float:
+        ours = score(model, label[rows], prediction[rows])
+        return ours if than is None else ours - score(model, label[rows], than[rows])
+
+    groups = list(pd.Series(np.arange(len(label))).groupby(np.asarray(days)).indices.values())
+    draw = np.random.default_rng(SEED)
+    drawn = [
+        difference(np.concatenate([groups[k] for k in draw.integers(len(groups), size=len(groups))]))
+        for _ in range(RESAMPLES)
+    ]
+    tail = (1 - model.gates.confidence) / 2
+    low, high = np.nanquantile(drawn, [tail, 1 - tail]) if np.isfinite(drawn).any() else (np.nan, np.nan)
+    return Interval(difference(slice(None)), float(low), float(high))
