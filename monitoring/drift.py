@@ -139,10 +139,7 @@ def _judged(blank: Drift, reference: Reference, windows: Sequence[Profile], wind
     allowed = budget.allowed_rank(blank.alpha, len(windows))
     rank = rank_of_last(parts.sum(axis=1))
     order = np.argsort(-parts[-1], kind="stable")
-    inputs = [
-        _input(reference, names[j], windows, weight[j], z[-1, j], distance[-1, j], parts[-1, j])
-        for j in order
-    ]
+    inputs = [_input(reference, names[j], windows, weight[j], z[-1, j], distance[-1, j], parts[-1, j]) for j in order]
     return msgspec.structs.replace(
         blank,
         alarm=rank <= allowed,
@@ -245,9 +242,7 @@ def _input(
     )
 
 
-def _levels(
-    columns: Numbers | Categories, name: str, windows: Sequence[Profile]
-) -> tuple[str, list[float | None]]:
+def _levels(columns: Numbers | Categories, name: str, windows: Sequence[Profile]) -> tuple[str, list[float | None]]:
     """What stands for the input in a picture, for each window: mean, or its top category's share."""
     if isinstance(columns, Numbers):
         return "mean", [window.moments[name].mean for window in windows]

@@ -26,9 +26,14 @@ class FeatureLike(Protocol):
     """What parity needs of a feature."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The column."""
+        ...
+
     @property
-    def default(self) -> Any: ...
+    def default(self) -> Any:
+        """What stands in when it is missing; None: nothing does."""
+        ...
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -82,9 +87,7 @@ def compare(
     differences = sorted((d for d in found.values() if d), key=lambda d: (-d.rate, d.feature))
     rates = {name: difference.rate if difference else 0.0 for name, difference in found.items()}
     breach = any(rate > threshold for rate in rates.values())
-    return Parity(
-        len(served), breach, threshold, rates, differences, _say(len(served), len(features), differences)
-    )
+    return Parity(len(served), breach, threshold, rates, differences, _say(len(served), len(features), differences))
 
 
 def _aligned(served: pd.DataFrame, recomputed: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

@@ -30,9 +30,14 @@ class FeatureLike(Protocol):
     """What a profile needs of a feature."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The column."""
+        ...
+
     @property
-    def dtype(self) -> Any: ...
+    def dtype(self) -> Any:
+        """`str`, or a kind of number."""
+        ...
 
 
 class Numbers(msgspec.Struct, frozen=True, tag="numbers"):
@@ -133,9 +138,7 @@ def fit_bins(frame: pd.DataFrame, features: Sequence[FeatureLike]) -> Bins:
         HeadwayError: a column is missing, or a feature bears the score's name.
     """
     if any(feature.name == SCORE for feature in features):
-        raise HeadwayError(
-            f"no feature may be called {SCORE!r}: profiles keep the score under it. Rename it."
-        )
+        raise HeadwayError(f"no feature may be called {SCORE!r}: profiles keep the score under it. Rename it.")
     columns: dict[str, Numbers | Categories] = {}
     for feature in features:
         column = _column(frame, feature.name)
@@ -171,9 +174,7 @@ def add(profiles: Iterable[Profile]) -> Profile:
     parts = list(profiles)
     layouts = {tuple((name, len(counts)) for name, counts in sorted(part.counts.items())) for part in parts}
     if len(layouts) != 1:
-        raise HeadwayError(
-            f"{len(parts)} profiles with {len(layouts)} kinds of bins cannot be added: use one model's."
-        )
+        raise HeadwayError(f"{len(parts)} profiles with {len(layouts)} kinds of bins cannot be added: use one model's.")
     counts = {name: _sum([part.counts[name] for part in parts]) for name in parts[0].counts}
     moments = {name: _pooled([part.moments[name] for part in parts]) for name in parts[0].moments}
     return Profile(sum(part.rows for part in parts), counts, moments)
@@ -219,9 +220,7 @@ def to_float(column: pd.Series) -> np.ndarray:
 
 def _column(frame: pd.DataFrame, name: str) -> pd.Series:
     if name not in frame:
-        raise HeadwayError(
-            f"the profile needs a column {name!r}; the rows have: {', '.join(map(str, frame.columns))}."
-        )
+        raise HeadwayError(f"the profile needs a column {name!r}; the rows have: {', '.join(map(str, frame.columns))}.")
     return frame[name]
 
 

@@ -11,7 +11,7 @@ whatever the inputs.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from itertools import combinations
 from typing import Literal
@@ -93,9 +93,7 @@ def daily(
     }
 
 
-def surprise(
-    task: Task, labels: np.ndarray, predictions: np.ndarray, residual_sd: float | None = None
-) -> np.ndarray:
+def surprise(task: Task, labels: np.ndarray, predictions: np.ndarray, residual_sd: float | None = None) -> np.ndarray:
     """Surprise of each row, float (n,); its mean is near 0 while the relation holds."""
     if task == "binary":
         chance = np.clip(predictions, _CLIP, 1 - _CLIP)
@@ -135,8 +133,7 @@ def judge(
     A two-sample permutation test whose unit is the day (rows of one day are not independent): the mean
     surprise, days weighted by their labels, is recomputed with the days dealt anew to window and reference.
     One-sided: only worse counts. All deals when there are few, else a seeded sample of 9,999 (Phipson and
-    Smyth 2010). It keeps `alpha` when days are exchangeable; a state that lasts for many days makes it
-    alarm somewhat more often.
+    Smyth 2010). A day is also like the day before it, so the gap is first shrunk by `inflation`.
 
     Args:
         reference: out-of-sample days of the holdout.
@@ -152,7 +149,7 @@ def judge(
     if len(reference) < budget.MIN_WINDOWS or len(days) < MIN_DAYS:
         sentence = _too_few(len(days), len(reference))
         return Relation("not enough labels yet", False, sentence, alpha, **counted)
-    here, there = (list(part.values()) for part in (days, reference))
+    here, there = ([part[day] for day in sorted(part)] for part in (days, reference))
     p, draws = permutation_p(here, there, seed)
     now, before = _mean(here), _mean(there)
     alarm = p <= alpha and now - before >= EFFECT_FLOOR[task]
@@ -172,15 +169,36 @@ def judge(
 
 
 def permutation_p(here: list[Day], there: list[Day], seed: int = 0) -> tuple[float, int]:
-    """P(surprise of `here` as high or higher | days dealt at random), and of how many deals, own included."""
+    """P(surprise of `here` as high or higher | days dealt at random), and of how many deals, own included.
+
+    Days lists are in order of time; the gap is first divided by the `inflation` that `there` shows.
+    """
     days = [*here, *there]
     weight = np.array([day.labels for day in days], float)
     value = np.array([day.surprise for day in days]) * weight
     chosen = _deals(len(days), len(here), seed)
-    drawn = value[chosen].sum(axis=1) / weight[chosen].sum(axis=1)
-    rest = (value.sum() - value[chosen].sum(axis=1)) / (weight.sum() - weight[chosen].sum(axis=1))
-    gap = drawn - rest
-    return float(np.mean(gap >= gap[0] - 1e-12)), len(chosen)  # the first deal is the real one
+    drawn, heavy = value[chosen].sum(axis=1), weight[chosen].sum(axis=1)
+    gap = drawn / heavy - (value.sum() - drawn) / (weight.sum() - heavy)
+    shrunk = gap[0] / inflation([day.surprise for day in there], len(here))  # the first deal is the real one
+    return float((1 + np.sum(gap[1:] >= shrunk - 1e-12)) / len(gap)), len(gap)
+
+
+def inflation(surprises: Sequence[float], window: int) -> float:
+    """How much more the mean of consecutive days varies than that of days dealt at random, as a ratio of sds.
+
+    A day is like the day before it. The lag-1 autocorrelation of the reference days, corrected for its bias in
+    short series (Kendall 1954) and never taken below 0, gives the variance of both means under an AR(1) course.
+    """
+    x, n = np.asarray(surprises) - np.mean(surprises), len(surprises)
+    raw = float(x[1:] @ x[:-1] / (x @ x)) if x @ x > 0 else 0.0
+    phi = float(np.clip(raw + (1 + 4 * raw) / n, 0.0, 0.95))
+    return math.sqrt((_variance(phi, window) + _variance(phi, n)) / (1 / window + 1 / n))
+
+
+def _variance(phi: float, days: int) -> float:
+    """Variance of the mean of `days` consecutive days with autocorrelation phi**lag and variance 1."""
+    lags = np.arange(1, days)
+    return float((1 + 2 * np.sum((1 - lags / days) * phi**lags)) / days)
 
 
 def _deals(days: int, here: int, seed: int) -> np.ndarray:

@@ -7,7 +7,7 @@ retraining, within the cooldown; then age does. Whoever acts reads the stored ve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -20,9 +20,7 @@ from monitoring.parity import Parity
 from monitoring.relation import Relation
 
 Action = Literal["nothing", "retrain", "wait", "veto"]
-Cause = Literal[
-    "none", "data fault", "parity breach", "input drift", "relation drift", "age", "not enough history"
-]
+Cause = Literal["none", "data fault", "parity breach", "input drift", "relation drift", "age", "not enough history"]
 
 MISSING_FAULT = 0.20
 """An input missing in so much more of the rows than in the worst reference window is a broken feed."""
@@ -95,28 +93,38 @@ def decide(
         relation: None when it was not judged tonight.
         days_in: days of the open window that are in, for the sentence on such nights.
     """
-    faults = [*faults, *missing_faults(drift)]
+    evidence = Evidence([*faults, *missing_faults(drift)], parity, drift, relation)
     moved = [each for each in drift.inputs if each.contribution > 0][:NAMED] if drift else []
     last = max(filter(None, (trained_as_of, last_retraining)))
     resting = last + model.retraining.cooldown if as_of < last + model.retraining.cooldown else None
     age = as_of - trained_as_of
-    cause = _cause(faults, parity, drift, relation, age > model.retraining.max_age)
+    cause = _cause(evidence, old=age > model.retraining.max_age)
     action = _action(cause, resting)
-    what = _what(model, cause, faults, parity, drift, relation, moved, age, days_in)
+    reasons: dict[Cause, Callable[[], str]] = {
+        "data fault": lambda: _faulty(evidence.faults),
+        "parity breach": lambda: f"serving and training disagree: {parity.sentence if parity else ''}",
+        "input drift": lambda: _moved(moved, evidence),
+        "relation drift": lambda: relation.sentence if relation else "",
+        "age": lambda: (
+            f"version {champion_version} is {age.days} days old, its limit is {model.retraining.max_age.days}"
+        ),
+        "not enough history": lambda: f"{drift.sentence if drift else ''}; until then the calendar retrains it",
+        "none": lambda: _quiet(model, drift, days_in),
+    }
     return Verdict(
         model=model.name,
         as_of=as_of.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         champion_version=champion_version,
         action=action,
         cause=cause,
-        sentence=_sentence(action, cause, what, last, resting),
+        sentence=_sentence(action, cause, reasons[cause](), last, resting),
         inputs=moved,
         windows=drift.windows if drift else 0,
         false_alarms_per_year=model.monitoring.false_alarms_per_year,
         achieved_false_alarms_per_year=sum(part.achieved_per_year for part in (drift, relation) if part),
         counterfactual=drift.counterfactual if drift else "",
         age_days=age / timedelta(days=1),
-        evidence=Evidence(list(faults), parity, drift, relation),
+        evidence=evidence,
     )
 
 
@@ -129,20 +137,17 @@ def missing_faults(drift: Drift | None) -> list[Fault]:
     ]
 
 
-def _cause(
-    faults: Sequence[Fault], parity: Parity | None, drift: Drift | None, relation: Relation | None, old: bool
-) -> Cause:
-    if faults:
-        return "data fault"
-    if parity and parity.breach:
-        return "parity breach"
-    if drift and drift.alarm:
-        return "input drift"
-    if relation and relation.alarm:
-        return "relation drift"
-    if old:
-        return "age"
-    return "not enough history" if drift and _blind(drift) else "none"
+def _cause(evidence: Evidence, *, old: bool) -> Cause:
+    drift, relation = evidence.drift, evidence.relation
+    found: list[tuple[Cause, object]] = [
+        ("data fault", evidence.faults),
+        ("parity breach", evidence.parity and evidence.parity.breach),
+        ("input drift", drift and drift.alarm),
+        ("relation drift", relation and relation.alarm),
+        ("age", old),
+        ("not enough history", drift and _blind(drift)),
+    ]
+    return next((cause for cause, present in found if present), "none")
 
 
 def _blind(drift: Drift) -> bool:
@@ -157,33 +162,15 @@ def _action(cause: Cause, resting: datetime | None) -> Action:
     return "wait" if resting else "retrain"
 
 
-def _what(
-    model: Model,
-    cause: Cause,
-    faults: Sequence[Fault],
-    parity: Parity | None,
-    drift: Drift | None,
-    relation: Relation | None,
-    moved: Sequence[Input],
-    age: timedelta,
-    days_in: int | None,
-) -> str:
-    """The reason as a phrase."""
-    if cause == "data fault":
-        more = f" ({len(faults) - 1} more below)" if len(faults) > 1 else ""
-        return f"{faults[0].sentence}{more}"
-    if cause == "parity breach" and parity:
-        return f"serving and training disagree: {parity.sentence}"
-    if cause == "input drift" and drift:
-        also = "; " + relation.sentence if relation and relation.alarm else ""
-        return f"{_listed([f'`{each.name}`' for each in moved])} moved, {drift.sentence}{also}"
-    if cause == "relation drift" and relation:
-        return relation.sentence
-    if cause == "age":
-        return f"version is {age.days} days old, its limit is {model.retraining.max_age.days}"
-    if cause == "not enough history" and drift:
-        return f"{drift.sentence}; until then the calendar retrains it"
-    return _quiet(model, drift, days_in)
+def _faulty(faults: Sequence[Fault]) -> str:
+    more = f" ({len(faults) - 1} more below)" if len(faults) > 1 else ""
+    return f"{faults[0].sentence}{more}"
+
+
+def _moved(moved: Sequence[Input], evidence: Evidence) -> str:
+    drift, relation = evidence.drift, evidence.relation
+    also = f"; {relation.sentence}" if relation and relation.alarm else ""
+    return f"{_listed([f'`{each.name}`' for each in moved])} moved, {drift.sentence if drift else ''}{also}"
 
 
 def _quiet(model: Model, drift: Drift | None, days_in: int | None) -> str:
