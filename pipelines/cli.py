@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 a check failed or a veto stands; 2 a mistake that the mess
 from __future__ import annotations
 
 import argparse
+import getpass
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ exit codes: 0 done, 1 a check failed or a veto stands, 2 a mistake that the mess
 
 @dataclass(frozen=True)
 class Command:
-    """A row of the table. `run` is `module:function`; the function takes the parsed arguments, returns the exit code."""
+    """A row of the table. `run` is `module:function`, which takes the parsed arguments and returns the exit code."""
 
     name: str
     summary: str
@@ -46,7 +47,94 @@ def arg(*flags: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     return flags, options
 
 
+AS_OF = arg("--as-of", metavar="INSTANT", help="the instant to speak for, such as 2013-04-07 (default: now)")
+MODEL = arg("model", help="a model's name: `headway models` lists them")
+ACTOR = arg("--actor", default=getpass.getuser(), help="who does it, for the ledger (default: you)")
+WHY = arg("--why", default="asked for at the command line", help="the reason, for the ledger")
+
 COMMANDS: tuple[Command, ...] = (
+    Command(
+        "demo",
+        "live through some nights of real data with all the real parts, in about four minutes",
+        "pipelines.lifecycle:demo",
+        (arg("--keep", action="store_true", help="leave the stack running at the end, and print its addresses"),),
+        "headway demo --keep",
+    ),
+    Command("models", "list the declared models and their champions", "pipelines.lifecycle:show_models"),
+    Command(
+        "ingest",
+        "take in what arrived for a domain, and bring its features to serving (exit code 1: a batch was stopped)",
+        "pipelines.lifecycle:ingest",
+        (
+            arg("domain", help="a domain's name: a file in features/"),
+            AS_OF,
+            arg("--history", metavar="SINCE", help="first use: also compute the feature tables from this instant on"),
+        ),
+        "headway ingest DOMAIN --history 2013-01-01 --as-of 2013-04-01",
+    ),
+    Command(
+        "train",
+        "train a challenger, judge it, promote it if it passes its gates (exit code 1: it did not)",
+        "pipelines.lifecycle:train",
+        (MODEL, AS_OF, ACTOR),
+        "headway train MODEL --as-of 2013-04-01",
+    ),
+    Command(
+        "night",
+        "run a model's night: refresh, compact, check, profile, judge (exit code 1: a veto)",
+        "pipelines.lifecycle:night",
+        (MODEL, AS_OF),
+        "headway night MODEL --as-of 2013-04-02T00:30Z",
+    ),
+    Command(
+        "report",
+        "write the weekly page of a model",
+        "pipelines.lifecycle:report",
+        (MODEL, AS_OF, arg("--quick", action="store_true", help="leave out Evidently's report (saves ten seconds)")),
+        "headway report MODEL --as-of 2013-04-08",
+    ),
+    Command("history", "tell what happened to a model, from the ledger", "pipelines.lifecycle:history", (MODEL,)),
+    Command(
+        "verify",
+        "check the ledger's chain and every champion's files (exit code 1: edited)",
+        "pipelines.lifecycle:verify",
+    ),
+    Command(
+        "approve",
+        "approve a version that waits for it, and promote it",
+        "pipelines.lifecycle:approve",
+        (MODEL, arg("version", type=int, help="the version's number"), AS_OF, ACTOR, WHY),
+        "headway approve MODEL 14 --why 'better on all slices'",
+    ),
+    Command(
+        "rollback",
+        "make the version before the champion champion again",
+        "pipelines.lifecycle:rollback",
+        (MODEL, AS_OF, ACTOR, WHY),
+        "headway rollback MODEL --why 'complaints from the desk'",
+    ),
+    Command(
+        "keys",
+        "make, list or revoke API keys",
+        "pipelines.lifecycle:api_keys",
+        (
+            arg("action", choices=("make", "list", "revoke")),
+            arg("name", nargs="?", help="whom the key is for"),
+            arg("--model", action="append", metavar="MODEL", help="only for this model (repeat for several)"),
+        ),
+        "headway keys make dashboard --model MODEL",
+    ),
+    Command(
+        "predict",
+        "ask the running service; the key comes from HEADWAY_API_KEY",
+        "pipelines.lifecycle:predict",
+        (
+            MODEL,
+            arg("body", help='JSON: {"instances": [...]}'),
+            arg("--url", default="http://127.0.0.1:3000", help="where the service is"),
+        ),
+        "headway predict MODEL '{\"instances\": [...]}'",
+    ),
     Command(
         "up",
         "start Prefect's server, its worker and the prediction service, and leave them running",

@@ -61,28 +61,26 @@ def in_step(path: Path = PATH) -> bool:
     return path.exists() and path.read_text() == render()
 
 
-def scheduled(api: Api, now: datetime) -> dict[str, int]:
-    """{deployment with an active schedule: how many runs the server plans for it after `now`}.
+def deployed() -> list[dict[str, Any]]:
+    """The deployments that the committed `prefect.yaml` lists."""
+    return list(yaml.safe_load(PATH.read_text())["deployments"])
 
-    A deployment that was never deployed counts 0. A resolver that picks the wrong SQLAlchemy gives a server that
-    takes crons and never plans a run, in silence: this is what tells.
+
+def planned(api: Api, now: datetime) -> dict[str, int]:
+    """{deployment of `prefect.yaml` that has a schedule: how many runs the server plans for it after `now`}.
+
+    One that was never deployed counts 0. With the wrong SQLAlchemy a server takes crons and never plans a run, in
+    silence: this is what tells.
     """
-    crons = [entry["name"] for entry in declared()["deployments"] if "schedules" in entry]
-    known = {d["id"]: d["name"] for d in api.post("/deployments/filter", {})}
-    planned = dict.fromkeys(crons, 0)
-    for run in api.post(
-        "/flow_runs/filter",
-        {
-            "flow_runs": {
-                "state": {"type": {"any_": ["SCHEDULED"]}},
-                "expected_start_time": {"after_": now.astimezone(UTC).isoformat()},
-            }
-        },
-    ):
-        name = known.get(run["deployment_id"])
-        if name in planned:
-            planned[name] += 1
-    return planned
+    future = {
+        "state": {"type": {"any_": ["SCHEDULED"]}},
+        "expected_start_time": {"after_": now.astimezone(UTC).isoformat()},
+    }
+    names = [entry["name"] for entry in deployed() if "schedules" in entry]
+    return {
+        name: api.post("/flow_runs/count", {"flow_runs": future, "deployments": {"name": {"any_": [name]}}})
+        for name in names
+    }
 
 
 def ticks(cadence: timedelta) -> list[str]:

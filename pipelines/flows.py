@@ -22,8 +22,11 @@ from pipelines.home import home, utc
 from pipelines.orchestrator import RETRAIN
 
 if TYPE_CHECKING:
+    from monitoring.parity import Parity
     from monitoring.verdict import Verdict
+    from pipelines.ingest import Delivery
     from pipelines.ledger import Entry
+    from pipelines.night import Night
     from pipelines.retraining import Outcome
 
 # Steps are idempotent by themselves, so no task result is kept: a cached one could outlive the state it speaks of.
@@ -48,23 +51,23 @@ NOTED: dict[str, Any] = {"on_failure": [note_failure], "on_crashed": [note_failu
 
 
 @flow(name="ingest", flow_run_name="ingest {domain}", **NOTED)
-def ingest_flow(domain: str, as_of: str | None = None) -> Any:
+def ingest_flow(domain: str, as_of: str | None = None) -> list[Delivery]:
     """Take in what arrived for a domain, and let serving see the features made of it."""
     instant = logical(as_of)
-    arrival = ingest(domain, instant)
+    deliveries = ingest(domain, instant)
     build_tables(domain, instant)
     materialize(domain, instant)
-    return arrival
+    return deliveries
 
 
 @flow(name="check", flow_run_name="check {model}", **NOTED)
 def check_flow(model: str, as_of: str | None = None) -> Verdict:
     """Ask of a model: is it still right, and if not, why? The verdict is stored before anyone is told of it."""
     instant = logical(as_of)
-    compact(model, instant)
-    match_labels(model, instant)
-    check_parity(model, instant)
-    take_profile(model, instant)
+    compact(model)
+    parity = check_parity(model, instant)
+    labels = match_labels(model, instant)
+    take_profile(model, instant, parity, labels)
     verdict = judge(model, instant)
     announce(verdict)
     return verdict
@@ -104,7 +107,7 @@ def announce(verdict: Verdict) -> None:
 
 
 @task(retries=2, retry_delay_seconds=10, **STEP)
-def ingest(domain: str, as_of: datetime) -> Any:
+def ingest(domain: str, as_of: datetime) -> list[Delivery]:
     """Read what arrived, check it, keep the good rows, quarantine the bad ones."""
     from pipelines import night
 
@@ -112,7 +115,7 @@ def ingest(domain: str, as_of: datetime) -> Any:
 
 
 @task(**STEP)
-def build_tables(domain: str, as_of: datetime) -> Any:
+def build_tables(domain: str, as_of: datetime) -> dict[str, int]:
     """Compute the feature tables' snapshots up to `as_of`."""
     from pipelines import night
 
@@ -120,43 +123,44 @@ def build_tables(domain: str, as_of: datetime) -> Any:
 
 
 @task(**STEP)
-def materialize(domain: str, as_of: datetime) -> object:
+def materialize(domain: str, as_of: datetime) -> str:
     """Put the latest snapshots where serving reads them."""
     from pipelines import night
 
-    return night.materialize(home(), domain, as_of)
+    night.materialize(home(), domain, as_of)
+    return f"{domain} as of {as_of.isoformat()}"
 
 
 @task(**STEP)
-def compact(model: str, as_of: datetime) -> object:
-    """Bring the log of predictions into Parquet by day."""
+def compact(model: str) -> int:
+    """Bring the log of predictions into Parquet by day; how many are new."""
     from pipelines import night
 
-    return night.compact(home(), model, as_of)
+    return night.compact(home(), models.load(model))
 
 
 @task(**STEP)
-def match_labels(model: str, as_of: datetime) -> object:
-    """Join the predictions with the outcomes that are known by now."""
-    from pipelines import night
-
-    return night.match_labels(home(), model, as_of)
-
-
-@task(**STEP)
-def check_parity(model: str, as_of: datetime) -> object:
+def check_parity(model: str, as_of: datetime) -> Parity | None:
     """Recompute what serving saw, through the offline path, and compare cell by cell."""
     from pipelines import night
 
-    return night.check_parity(home(), model, as_of)
+    return night.check_parity(home(), models.load(model), as_of)
 
 
 @task(**STEP)
-def take_profile(model: str, as_of: datetime) -> object:
-    """Profile what serving saw."""
+def match_labels(model: str, as_of: datetime) -> int:
+    """Join the predictions with the outcomes that are known by now; how many have one."""
     from pipelines import night
 
-    return night.take_profile(home(), model, as_of)
+    return night.match_labels(home(), models.load(model), as_of)
+
+
+@task(**STEP)
+def take_profile(model: str, as_of: datetime, parity: Parity | None, labels: int) -> Night | None:
+    """Profile what serving saw, and keep it."""
+    from pipelines import night
+
+    return night.take_profile(home(), models.load(model), as_of, parity, labels)
 
 
 @task(**STEP)
@@ -164,7 +168,7 @@ def judge(model: str, as_of: datetime) -> Verdict:
     """Decide what to do, and store the verdict in the ledger."""
     from pipelines import night
 
-    return night.judge(home(), model, as_of)
+    return night.judge(home(), models.load(model), as_of)
 
 
 @task(**STEP)
@@ -188,4 +192,4 @@ def write_page(model: str, as_of: datetime) -> Path:
     """Gather the week's evidence and render it."""
     from pipelines import weekly
 
-    return weekly.weekly(home(), model, as_of)
+    return weekly.weekly(home(), models.load(model), as_of)

@@ -48,7 +48,7 @@ def doctor(given: Namespace) -> int:
         print(f"Nothing runs on {at.root}. Start it with `headway up --deploy`.")
         return 1
     api = Api(running.prefect_url, client_environment(at, running.prefect_url))
-    planned = plan.scheduled(api, datetime.now(UTC))
+    planned = plan.planned(api, datetime.now(UTC))
     for name, runs in planned.items():
         print(f"{'ok   ' if runs else 'WRONG'} {name}: {runs} runs planned")
     missing = not all(planned.values())

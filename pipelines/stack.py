@@ -35,7 +35,7 @@ from pipelines.orchestrator import POOL, Api, answers, client_environment, pytho
 
 PARTS = ("server", "worker", "service")
 
-_START_SECONDS = 120.0
+_START_SECONDS = 180.0
 _SETTLED_SECONDS = 60.0
 
 
