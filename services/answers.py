@@ -1,0 +1,58 @@
+"""The shapes that leave the endpoint: answers to callers, records to the durable log. Light to import."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """One value. `degraded` lists the features that were missing or stale, for which their default stood in."""
+
+    prediction: float
+    degraded: list[str]
+
+
+class ProbabilityPrediction(msgspec.Struct, frozen=True):
+    """One probability of the positive class (`prediction` is the same number), and its label at 0.5."""
+
+    prediction: float
+    degraded: list[str]
+    probability: float
+    label: bool
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The answer to a call: one prediction an instance, in the call's order."""
+
+    model: str
+    version: int
+    generation: int
+    request_id: str
+    predictions: Sequence[Prediction | ProbabilityPrediction]
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One line of the durable log. `features` is what the model was given, defaults included; null is missing."""
+
+    request_id: str
+    instance: int
+    example_id: str | None
+    model: str
+    version: int
+    digest: str
+    generation: int
+    decision_time: str
+    keys: dict[str, Any]
+    inputs: dict[str, Any]
+    features: dict[str, Any]
+    degraded: list[str]
+    prediction: float
+
+
+def iso(instant: datetime) -> str:
+    """A UTC instant as `2013-04-01T10:15:00.000000Z`."""
+    return instant.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

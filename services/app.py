@@ -1,0 +1,159 @@
+"""The service as an ASGI app: `uvicorn --factory services.app:create_app`, or mounted in BentoML (`services.bento`).
+
+Importing this is light. Models, Feast and scikit-learn are imported when the worker starts up, and only if its
+environment keeps the numeric libraries to one thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from pipelines.home import Home, home, settle
+from services import openapi
+from services.answers import iso
+from services.docs import page
+from services.endpoint import Endpoint, refusal
+from services.keys import KeyRing
+from services.log import DurableLog
+from services.refusals import Refused
+from services.settings import Settings, single_threaded
+
+
+def create_app(at: Home | None = None) -> Starlette:
+    """The service over the root `at` (default: the one that HEADWAY_HOME names).
+
+    Raises HeadwayError for settings that are not valid, and unless the numeric libraries are kept to one thread.
+    """
+    single_threaded(os.environ)
+    root = at or home()
+    settle(root)
+    service = Service(root, Settings.read(os.environ))
+    app = Starlette(
+        routes=[
+            Route("/v1/models/{model}/predict", service.predict, methods=["POST"]),
+            Route("/v1/models", service.models),
+            Route("/v1/models/{model}", service.model),
+            Route("/v1/openapi.json", service.document),
+            Route("/v1/docs", service.docs),
+            Route("/v1/ready", service.readyz),
+            Route("/healthz", service.healthz),
+            Route("/readyz", service.readyz),
+        ],
+        lifespan=service.lifespan,
+        exception_handlers={HTTPException: _not_here},
+    )
+    app.state.service = service
+    return app
+
+
+class Service:
+    """The routes, and what they share while the worker lives."""
+
+    def __init__(self, at: Home, settings: Settings) -> None:
+        self._at, self._settings = at, settings
+        self._endpoint: Endpoint | None = None
+
+    @asynccontextmanager
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        """Load the champions, then follow their pointers until the worker ends."""
+        from services.swap import Champions
+
+        champions = Champions(self._at, request_clock=self._settings.request_clock, now=_now)
+        log = DurableLog(self._at.room("predictions", "open"))
+        self._endpoint = Endpoint(champions, log, KeyRing(self._at.keys), self._settings, _now)
+        await log.start()
+        await champions.refresh()
+        watching = asyncio.create_task(champions.watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+            await log.stop()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The hot path; there once the app has started up."""
+        assert self._endpoint is not None, "the app has not been started up: its lifespan did not run"
+        return self._endpoint
+
+    async def predict(self, request: Request) -> Response:
+        """POST /v1/models/{model}/predict."""
+        return await self.endpoint.predict(request)
+
+    async def models(self, request: Request) -> Response:
+        """GET /v1/models: what is served."""
+        served = self.endpoint.champions.served
+        listed = {"models": [served[name].summary() for name in sorted(served)]}
+        return await self.endpoint.guarded(request, lambda: msgspec.json.encode(listed))
+
+    async def model(self, request: Request) -> Response:
+        """GET /v1/models/{model}: one model and the request it takes."""
+        name = request.path_params["model"]
+        return await self.endpoint.guarded(request, lambda: msgspec.json.encode(self.endpoint.find(name).details()))
+
+    async def document(self, _: Request) -> Response:
+        """GET /v1/openapi.json."""
+        return _json(openapi.document(self.endpoint.champions.served))
+
+    async def docs(self, _: Request) -> Response:
+        """GET /v1/docs: the same, for people."""
+        return HTMLResponse(page(openapi.document(self.endpoint.champions.served)))
+
+    async def healthz(self, _: Request) -> Response:
+        """GET /healthz: the worker is alive."""
+        return _json({"status": "alive"})
+
+    async def readyz(self, _: Request) -> Response:
+        """GET /readyz: 200, or 503 when there are champions and none could be loaded; and what was refused."""
+        readiness = self.readiness()
+        return _json(readiness, 200 if readiness["ready"] else 503)
+
+    def readiness(self) -> dict[str, Any]:
+        """Each model with what serves and since when, its last refusal, the log's last failure, and the load."""
+        champions = self.endpoint.champions
+        models: dict[str, dict[str, Any]] = {
+            name: {key: champion.summary()[key] for key in ("version", "generation", "served_since")}
+            for name, champion in champions.served.items()
+        }
+        for name, refused in champions.refusals.items():
+            models.setdefault(name, {})["refused"] = {"at": iso(refused.at), "why": refused.why}
+        return {
+            "ready": bool(champions.served) or not champions.refusals,
+            "models": models,
+            "log": self.endpoint.log.failure or "ok",
+            "in_flight": self.endpoint.in_flight,
+            "shed": self.endpoint.shed,
+        }
+
+
+async def _not_here(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = {
+        404: "There is nothing here. See /v1/docs",
+        405: "Not with this method. See /v1/docs",
+    }.get(error.status_code, error.detail)
+    code = {404: "not_found", 405: "wrong_method"}.get(error.status_code, "refused")
+    return refusal(Refused(error.status_code, code, message, headers=error.headers), uuid.uuid4().hex)
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

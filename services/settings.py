@@ -1,0 +1,66 @@
+"""How a worker serves, from the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from features._contract import HeadwayError
+from pipelines.home import SINGLE_THREAD
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Environment variable and default of each:
+
+    HEADWAY_CLOCK (server): `request` lets a call carry `as_of`, as the replay does; else it is an unknown field.
+    HEADWAY_KEYS (on): `off` asks for no API key on connections to a loopback address.
+    HEADWAY_IN_FLIGHT (256): requests at work at once in a worker; more are asked to come back.
+    HEADWAY_BODY_LIMIT (1048576): bytes of a request's body.
+    """
+
+    request_clock: bool = False
+    keys: bool = True
+    in_flight: int = 256
+    body_limit: int = 2**20
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str]) -> Settings:
+        """The settings in `environment`. Raises HeadwayError for a value that is none of the valid ones."""
+        return cls(
+            request_clock=_choice(environment, "HEADWAY_CLOCK", ("server", "request")) == "request",
+            keys=_choice(environment, "HEADWAY_KEYS", ("on", "off")) == "on",
+            in_flight=_count(environment, "HEADWAY_IN_FLIGHT", cls.in_flight),
+            body_limit=_count(environment, "HEADWAY_BODY_LIMIT", cls.body_limit),
+        )
+
+
+def single_threaded(environment: Mapping[str, str]) -> None:
+    """Raise HeadwayError unless the numeric libraries were told to use one thread.
+
+    Left to themselves, their thread pools in several workers fight over the cores: measured, 260 requests/s became 3.
+    """
+    if lacking := [f"{name}={value}" for name, value in SINGLE_THREAD.items() if environment.get(name) != value]:
+        raise HeadwayError(
+            f"the service needs {' '.join(lacking)} in its environment from the start. Use `headway serve`, which sets "
+            f"them, or: {' '.join(lacking)} bentoml serve services.bento:Headway"
+        )
+
+
+def workers(environment: Mapping[str, str]) -> int:
+    """How many workers serve: HEADWAY_WORKERS, default 1. Raises HeadwayError."""
+    return _count(environment, "HEADWAY_WORKERS", 1)
+
+
+def _choice(environment: Mapping[str, str], name: str, valid: tuple[str, ...]) -> str:
+    value = environment.get(name) or valid[0]
+    if value not in valid:
+        raise HeadwayError(f"{name}={value!r} is not valid. Use one of: {', '.join(valid)}.")
+    return value
+
+
+def _count(environment: Mapping[str, str], name: str, default: int) -> int:
+    value = environment.get(name) or str(default)
+    if not value.isdecimal() or int(value) < 1:
+        raise HeadwayError(f"{name}={value!r} is not a number of at least 1.")
+    return int(value)

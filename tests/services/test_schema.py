@@ -1,0 +1,188 @@
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from expectations import Rule
+from features import HeadwayError
+from services.refusals import Refused
+from services.rules import compiles, constrain
+from services.schema import MAX_INSTANCES, RequestSchema
+
+BETWEEN, IN_SET, MATCH, NOT_NULL = (
+    f"expect_column_values_to_{kind}" for kind in ("be_between", "be_in_set", "match_regex", "not_be_null")
+)
+
+
+def rule(expect: str, **args: Any) -> Rule:
+    return Rule(expect=expect, severity="warning", why="because", args={"column": "x", **args})
+
+
+RULES = (
+    rule(IN_SET, column="shop", value_set=["north", "south"]),
+    rule(MATCH, column="code", regex="^[A-Z]{3}$"),
+    rule(NOT_NULL, column="shop"),
+    rule(BETWEEN, column="amount", min_value=0, max_value=100, strict_max=True),
+)
+SCHEMA = RequestSchema(
+    "some_model",
+    {"shop": "str", "code": "str", "number": "int"},
+    {"amount": "float", "at": "timestamp", "class": "bool"},
+    rules=RULES,
+    required=("number",),
+    clock=True,
+)
+GOOD = {"shop": "north", "code": "ABC", "number": 7, "amount": 1.5, "at": "2020-01-01T01:00:00+01:00", "class": True}
+
+
+def body(*changes: dict[str, Any], **more: Any) -> bytes:
+    return json.dumps({"instances": [GOOD | change for change in changes or [{}]], **more}).encode()
+
+
+def refused(raw: bytes) -> tuple[str, str]:
+    with pytest.raises(Refused) as caught:
+        SCHEMA.parse(raw)
+    assert caught.value.status == 400
+    return caught.value.complaint.path, caught.value.complaint.message
+
+
+def test_a_good_body_comes_out_by_column_with_instants_in_utc() -> None:
+    call = SCHEMA.parse(body({"example_id": "a"}, {"code": None, "amount": 2}, as_of="2020-01-02T00:00:00Z"))
+    assert len(call) == 2
+    assert call.example_ids == ["a", None]
+    assert call.columns["code"] == ["ABC", None]
+    assert call.columns["at"] == [datetime(2020, 1, 1, tzinfo=UTC)] * 2
+    assert call.columns["class"] == [True, True]
+    assert call.columns["amount"] == [1.5, 2.0]
+    assert call.as_of == datetime(2020, 1, 2, tzinfo=UTC)
+    assert call.as_of.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "says"),
+    [
+        ({"number": "7"}, "instances[1].number", "Expected `int`, got `str`"),
+        ({"number": 7.5}, "instances[1].number", "Expected `int`, got `float`"),
+        ({"number": True}, "instances[1].number", "Expected `int`, got `bool`"),
+        ({"number": 2**63}, "instances[1].number", "Expected `int` <="),
+        ({"number": None}, "instances[1].number", "Expected `int`, got `null`"),
+        ({"shop": None}, "instances[1].shop", "null"),
+        ({"shop": "east"}, "instances[1].shop", "Expected one of north, south (because)"),
+        ({"code": "abc"}, "instances[1].code", "(because)"),
+        ({"code": "ABCD"}, "instances[1].code", "(because)"),
+        ({"amount": 100}, "instances[1].amount", "Expected `float` < 100"),
+        ({"amount": -0.001}, "instances[1].amount", "Expected `float` >= 0"),
+        ({"amount": float("nan")}, "instances[1].amount", "NaN and Infinity"),
+        ({"amount": float("-inf")}, "instances[1].amount", "NaN and Infinity"),
+        ({"at": "2020-01-01T01:00:00"}, "instances[1].at", "timezone"),
+        ({"at": "1820-01-01T01:00:00Z"}, "instances[1].at", "Expected a year"),
+        ({"at": "0001-01-01T00:00:00+23:00"}, "instances[1].at", "Expected a year"),
+        ({"at": 5}, "instances[1].at", "Expected `datetime`"),
+        ({"class": 1}, "instances[1].class", "Expected `bool`"),
+        ({"more": 1}, "instances[1].more", "unknown field"),
+        ({"example_id": 1}, "instances[1].example_id", "Expected `str | null`"),
+        ({"example_id": "x" * 201}, "instances[1].example_id", "length <= 200"),
+    ],
+)
+def test_a_wrong_field_is_named_by_its_path(change: dict[str, Any], path: str, says: str) -> None:
+    where, message = refused(body({}, change))
+    assert where == path
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("raw", "path"),
+    [
+        (b"", "$"),
+        (b"{", "$"),
+        (b"\xff", "$"),
+        (b"NaN", "$"),
+        (b"[]", "$"),
+        (b"null", "$"),
+        (b"[" * 100_000, "$"),
+        (body().replace(b"1.5", b"1e999"), "instances[0].amount"),
+        (b'{"instances": []}', "instances"),
+        (b"{}", "instances"),
+        (body(as_of="yesterday"), "as_of"),
+        (body(more=1), "more"),
+        (body(*[{}] * (MAX_INSTANCES + 1)), "instances"),
+        (b'{"instances": [{}]}', "instances[0].shop"),
+    ],
+)
+def test_a_wrong_body_is_refused(raw: bytes, path: str) -> None:
+    assert refused(raw)[0] == path
+
+
+def test_as_of_is_an_unknown_field_unless_the_clock_is_the_requests() -> None:
+    live = RequestSchema("some_model", {"number": "int"}, {})
+    with pytest.raises(Refused) as caught:
+        live.parse(b'{"instances": [{"number": 1}], "as_of": "2020-01-01T00:00:00Z"}')
+    assert caught.value.complaint.path == "as_of"
+
+
+def test_a_body_at_the_limit_is_taken() -> None:
+    assert len(SCHEMA.parse(body(*[{}] * MAX_INSTANCES))) == MAX_INSTANCES
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.datetimes().map(str),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+nearly = st.fixed_dictionaries({name: st.just(value) | anything for name, value in GOOD.items()})
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.one_of(anything, st.fixed_dictionaries({"instances": st.lists(nearly, max_size=3)})))
+def test_whatever_json_comes_it_is_a_call_or_refused(value: Any) -> None:
+    raw = json.dumps(value).encode()
+    try:
+        call = SCHEMA.parse(raw)
+    except Refused:
+        assert refused(raw)[0]
+        return
+    assert 1 <= len(call) <= 3
+    assert set(call.columns["shop"]) <= {"north", "south"}
+    assert all(0 <= amount < 100 for amount in call.columns["amount"])
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200))
+def test_whatever_bytes_come_they_are_refused(raw: bytes) -> None:
+    assert refused(raw)
+
+
+def test_rules_that_are_about_batches_or_cannot_be_checked_are_left_to_the_night() -> None:
+    assert compiles(rule(BETWEEN, min_value=1), "x")
+    assert not compiles(rule(BETWEEN, min_value=1), "y")
+    assert not compiles(rule(BETWEEN, min_value=1, mostly=0.9), "x")
+    assert not compiles(rule(BETWEEN, min_value={"$PARAMETER": "low"}), "x")
+    assert not compiles(rule("expect_column_values_to_be_unique"), "x")
+    assert not compiles(Rule(expect=BETWEEN, severity="info", why="w", args={"column": "x", "min_value": 1}), "x")
+
+
+def test_the_tightest_of_several_limits_holds() -> None:
+    import msgspec
+
+    kind = constrain("int", [rule(BETWEEN, min_value=1.5, max_value=9, strict_max=True), rule(BETWEEN, min_value=3)])
+    taken = []
+    for value in range(12):
+        try:
+            taken.append(msgspec.json.decode(str(value), type=kind))
+        except msgspec.ValidationError:
+            continue
+    assert taken == [3, 4, 5, 6, 7, 8]
+    both = constrain("str", [rule(MATCH, regex="^a"), rule(MATCH, regex="b$")])
+    assert msgspec.json.decode('"a b"', type=both) == "a b"
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode('"a c"', type=both)
+
+
+def test_declarations_that_no_request_could_pass_are_refused_by_name() -> None:
+    with pytest.raises(HeadwayError, match=r"shop.*no value passes"):
+        RequestSchema("m", {"shop": "str"}, {}, rules=[rule(IN_SET, column="shop", value_set=[]), *RULES[:1]])
+    with pytest.raises(HeadwayError, match="example_id"):
+        RequestSchema("m", {"example_id": "str"}, {})
