@@ -30,12 +30,16 @@ EFFECT_FLOOR = 0.02
 """A smaller distance counts as none, however unusual: about a twentieth of a standard deviation."""
 NEARLY_ALL = 0.85
 """A block of days is a window when at least this share of its days have rows (6 of 7)."""
+NOTABLE = 1.64
+"""An input stands out from this z on: one in twenty would by chance."""
+JUMP = 0.02
+"""Missing or unseen values above the worst reference window by this share of rows are what is told first."""
 _SD_FLOOR = 0.001
 _SD_FLOOR_SHARE = 0.1  # of the mean distance: columns that hardly ever vary must not shout at a trifle
 
 
 class Input(msgspec.Struct, frozen=True):
-    """What one input (or the score) did in the window. `level`: its mean; text: its top category's share."""
+    """What one input (or the score) did in the window. `level` is the number that tells it best."""
 
     name: str
     importance: float
@@ -46,12 +50,12 @@ class Input(msgspec.Struct, frozen=True):
     contribution: float
     """importance * max(0, z); 0 below the effect floor."""
     measure: str
-    """What `level` is: "mean", or "share of `A`"."""
+    """What `level` is: "mean", or the share of rows that it is "missing in", "never trained on in" or "`A` in"."""
     level: float | None
     band_low: float | None
     """5th and 95th percentile of `level` over the reference windows."""
     band_high: float | None
-    series: list[float | None]
+    series: Sequence[float | None]
     """`level` of each reference window, oldest first."""
     missing: float
     """Share of the window's rows without a value."""
@@ -86,6 +90,12 @@ class Drift(msgspec.Struct, frozen=True):
     inputs: list[Input] = []
     """Largest contribution first."""
     counterfactual: str = ""
+
+    @property
+    def moved(self) -> list[Input]:
+        """The inputs that stand out, largest contribution first; an alarm has at least one."""
+        found = [each for each in self.inputs if each.contribution > 0 and each.z >= NOTABLE]
+        return found or self.inputs[: int(self.alarm)]
 
 
 def blocks(days: Mapping[str, Profile], window: timedelta) -> list[Profile]:
@@ -210,25 +220,18 @@ def _without_top(names: Sequence[str], parts: np.ndarray, allowed: int, alarm: b
 
 
 def _input(
-    reference: Reference,
-    name: str,
-    windows: Sequence[Profile],
-    weight: float,
-    z: float,
-    distance: float,
-    part: float,
+    reference: Reference, name: str, windows: Sequence[Profile], weight: float, z: float, distance: float, part: float
 ) -> Input:
-    measure, levels = _levels(reference.bins.columns[name], name, windows)
+    missing, unseen = (_shares(name, windows, slot) for slot in (-2, -1))
+    measure, levels = _levels(reference.bins.columns[name], name, windows, missing, unseen)
     known = [level for level in levels[:-1] if level is not None]
     low, high = (float(np.percentile(known, q)) for q in (5, 95)) if known else (None, None)
-    missing = [window.counts[name][-2] / window.rows for window in windows]
-    unseen = windows[-1].counts[name][-1] / windows[-1].rows
     return Input(
         name=name,
-        importance=float(weight),
-        z=float(z),
-        distance=float(distance),
-        contribution=float(part),
+        importance=weight,
+        z=z,
+        distance=distance,
+        contribution=part,
         measure=measure,
         level=levels[-1],
         band_low=low,
@@ -237,51 +240,58 @@ def _input(
         missing=missing[-1],
         missing_reference=float(np.mean(missing[:-1])),
         missing_worst=max(missing[:-1]),
-        unseen=unseen,
-        sentence=_describe(measure, levels[-1], low, high, missing, unseen),
+        unseen=unseen[-1],
+        sentence=_describe(measure, levels[-1], low, high, z if part > 0 else 0.0),
     )
 
 
-def _levels(columns: Numbers | Categories, name: str, windows: Sequence[Profile]) -> tuple[str, list[float | None]]:
-    """What stands for the input in a picture, for each window: mean, or its top category's share."""
+def _shares(name: str, windows: Sequence[Profile], slot: int) -> list[float]:
+    return [window.counts[name][slot] / window.rows for window in windows]
+
+
+def _levels(
+    columns: Numbers | Categories, name: str, windows: Sequence[Profile], missing: list[float], unseen: list[float]
+) -> tuple[str, Sequence[float | None]]:
+    """What tells most about an input, for each window: a jump of missing or unseen values, else mean or top share."""
+    if missing[-1] - max(missing[:-1]) > JUMP:
+        return "missing in", missing
+    if unseen[-1] - max(unseen[:-1]) > JUMP:
+        return "never trained on in", unseen
     if isinstance(columns, Numbers):
         return "mean", [window.moments[name].mean for window in windows]
-    if not columns.top:
-        return "share of other values", [None for _ in windows]
-    return f"share of `{columns.top[0]}`", [window.counts[name][0] / window.rows for window in windows]
+    return (f"`{columns.top[0]}` in" if columns.top else "other values in"), _shares(name, windows, 0)
 
 
-def _describe(
-    measure: str,
-    level: float | None,
-    low: float | None,
-    high: float | None,
-    missing: Sequence[float],
-    unseen: float,
-) -> str:
-    """The most telling thing about an input, in one phrase."""
-    if missing[-1] - max(missing[:-1]) > 0.02:
-        return f"missing in {missing[-1]:.0%} of rows, at most {max(missing[:-1]):.0%} before"
-    if unseen > 0.05:
-        return f"{unseen:.0%} of rows hold values that it was never trained on"
+def _describe(measure: str, level: float | None, low: float | None, high: float | None, z: float) -> str:
+    """What an input did, in one phrase."""
     if level is None or low is None or high is None:
         return "no values to compare"
-    here, band = number(level), f"{number(low)} to {number(high)}"
+    if measure == "mean":
+        here, band = number(level, high - low), f"{number(low, high - low)} to {number(high, high - low)}"
+    else:
+        ends = f"{low:.0%}", f"{high:.0%}"
+        here, band = f"{level:.0%} of rows", " to ".join(dict.fromkeys(ends))
     if not low <= level <= high:
         return f"{measure} {here}, usually {band}"
-    return f"its spread changed; its {measure} {here} is usual ({band})"
+    unlike = "its mix changed, though not its centre" if measure == "mean" else "its mix changed elsewhere"
+    return f"{unlike}: {measure} {here}" if z >= NOTABLE else f"as usual: {measure} {here}"
 
 
-def number(value: float) -> str:
-    """A number as people write it: three significant digits, no exponent while it is readable."""
+def number(value: float, step: float | None = None) -> str:
+    """A number as people write it: fine enough to tell values apart that differ by about `step`, no exponent."""
+    size = abs(value if step is None or not step else step)
     if value and not 1e-4 <= abs(value) < 1e7:
         return f"{value:.2e}"
-    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
-    return f"{value:,.{digits}f}"
+    digits = (2 if not step else 1) - math.floor(math.log10(size)) if size else 0
+    return f"{value:,.{min(max(digits, 0), 6)}f}"
 
 
 def _say(rank: int, windows: int, word: str, needed: int, allowed: int) -> str:
     if not allowed:
         return f"no alarm is possible yet: the budget needs {needed} reference {word}s, there are {windows}"
-    beaten, p = windows + 1 - rank, rank / (windows + 1)
-    return f"more unusual than {beaten} of {windows} reference {word}s (p {p:.2g})"
+    p = f"p {rank / (windows + 1):.2g}"
+    if rank > allowed:
+        return f"within what is usual ({rank - 1} of {windows} reference {word}s were at least as odd, {p})"
+    if rank == 1:
+        return f"odder than in any of the {windows} reference {word}s ({p})"
+    return f"odder than in {windows + 1 - rank} of the {windows} reference {word}s ({p})"

@@ -228,5 +228,5 @@ def _too_few(days: int, reference_days: int) -> str:
 def _say(task: Task, alarm: bool, rise: float, p: float) -> str:
     unit = f"{rise:.3f} nats" if task == "binary" else f"{100 * rise:.0f} % of the usual squared error"
     if alarm:
-        return f"labels surprise the model more than on its holdout: by {unit} (p {p:.2g})"
-    return f"labels surprise the model no more than its holdout allows (by {unit}, p {p:.2g})"
+        return f"the labels no longer follow as on the holdout: surprise is up by {unit} (p {p:.2g})"
+    return f"the labels follow as on the holdout (surprise differs by {unit}, p {p:.2g})"

@@ -94,7 +94,7 @@ def decide(
         days_in: days of the open window that are in, for the sentence on such nights.
     """
     evidence = Evidence([*faults, *missing_faults(drift)], parity, drift, relation)
-    moved = [each for each in drift.inputs if each.contribution > 0][:NAMED] if drift else []
+    moved = drift.moved[:NAMED] if drift else []
     last = max(filter(None, (trained_as_of, last_retraining)))
     resting = last + model.retraining.cooldown if as_of < last + model.retraining.cooldown else None
     age = as_of - trained_as_of

@@ -1,0 +1,156 @@
+"""Geometry of the page's pictures: numbers in, coordinates out; the templates draw them as inline SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from monitoring.drift import Input, number
+
+MATURE = 0.9
+"""A week with this share of its labels in is drawn solid."""
+
+
+@dataclass(frozen=True)
+class Spark:
+    """One input: its course over the reference windows, the usual band, and this window's value."""
+
+    width: int
+    height: int
+    path: str
+    band: tuple[float, float] | None
+    """Top and height of the band."""
+    dot: tuple[float, float] | None
+    unusual: bool
+
+
+@dataclass(frozen=True)
+class Point:
+    """One week's quality with its interval: y grows downwards."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    mature: bool
+    label: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Quality by week."""
+
+    width: int
+    height: int
+    left: int
+    floor: float
+    ticks: list[tuple[float, str]]
+    points: list[Point]
+    path: str
+    baseline: str
+    dates: list[tuple[float, str]]
+    versions: list[tuple[float, str]]
+    """Where another version took over."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What the chart needs of one week, larger or smaller is better."""
+
+    week: str
+    value: float
+    low: float
+    high: float
+    baseline: float | None
+    maturity: float
+    version: int
+
+
+def spark(each: Input, width: int = 232, height: int = 60) -> Spark:
+    """The picture of one input, this window's value last."""
+    shown = [each.level, each.band_low, each.band_high, *each.series]
+    y = _scale([value for value in shown if value is not None], 5, height - 5)
+    step = (width - 12) / max(1, len(each.series))
+    course = [(4 + i * step, value) for i, value in enumerate(each.series)]
+    band = None if each.band_low is None or each.band_high is None else (y(each.band_high), y(each.band_low))
+    outside = each.level is not None and band is not None and not _within(each)
+    return Spark(
+        width=width,
+        height=height,
+        path=_path([(x, None if value is None else y(value)) for x, value in course]),
+        band=(band[0] - 1, band[1] - band[0] + 2) if band else None,
+        dot=None if each.level is None else (width - 7, y(each.level)),
+        unusual=outside,
+    )
+
+
+def chart(scores: Sequence[Score], width: int, height: int = 240) -> Chart:
+    """The picture of quality by week, oldest first; a narrow one shows the latest weeks that fit."""
+    left, right, top, floor = 46, 14, 22, height - 30
+    scores = scores[-max(4, (width - left - right) // 22) :]
+    y = _scale([v for s in scores for v in (s.low, s.high, s.baseline) if v is not None], top, floor - 6)
+    step = (width - left - right) / max(1, len(scores))
+    xs = [left + (i + 0.5) * step for i in range(len(scores))]
+    every = max(1, math.ceil(52 / step)) if scores else 1
+    return Chart(
+        width=width,
+        height=height,
+        left=left,
+        floor=floor,
+        ticks=[(y(value), number(value)) for value in _ticks(scores)],
+        points=[
+            Point(x, y(s.value), y(s.low), y(s.high), s.maturity >= MATURE, number(s.value))
+            for x, s in zip(xs, scores, strict=True)
+        ],
+        path=_path([(x, y(s.value)) for x, s in zip(xs, scores, strict=True)]),
+        baseline=_path([(x, None if s.baseline is None else y(s.baseline)) for x, s in zip(xs, scores, strict=True)]),
+        dates=[(x, short(s.week)) for x, s in list(zip(xs, scores, strict=True))[::-every]],
+        versions=[
+            (x - step / 2, f"version {after.version}")
+            for x, before, after in zip(xs[1:], scores, scores[1:], strict=False)
+            if after.version != before.version
+        ],
+    )
+
+
+def short(day: str) -> str:
+    """An ISO day as `7 Apr`."""
+    at = date.fromisoformat(day[:10])
+    return f"{at.day} {at:%b}"
+
+
+def _within(each: Input) -> bool:
+    return each.band_low <= each.level <= each.band_high  # type: ignore[operator]
+
+
+def _scale(values: Sequence[float], top: float, bottom: float) -> Callable[[float], float]:
+    """Values to heights: the largest at `top`, the smallest at `bottom`; all alike in the middle."""
+    if not values or max(values) == min(values):
+        return lambda value: (top + bottom) / 2
+    low, high = min(values), max(values)
+    return lambda value: round(bottom - (value - low) / (high - low) * (bottom - top), 1)
+
+
+def _ticks(scores: Sequence[Score]) -> list[float]:
+    """Three to six round numbers within the range drawn."""
+    values = [v for s in scores for v in (s.low, s.high, s.baseline) if v is not None]
+    if not values or max(values) == min(values):
+        return sorted(set(values))
+    rough = (max(values) - min(values)) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * size for size in (1, 2, 2.5, 5, 10) if power * size >= rough)
+    return [step * i for i in range(math.ceil(min(values) / step), math.floor(max(values) / step) + 1)]
+
+
+def _path(points: Sequence[tuple[float, float | None]]) -> str:
+    """An SVG path through the points; it breaks where a value is missing."""
+    drawn, pen = [], "M"
+    for x, y in points:
+        if y is None:
+            pen = "M"
+            continue
+        drawn.append(f"{pen}{x:.1f} {y:.1f}")
+        pen = "L"
+    return " ".join(drawn)
