@@ -1,6 +1,7 @@
 """A real writer under load: prints the id of each record once it is acknowledged, until it is killed."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ async def main() -> None:
         while True:
             record = f"{name}-{count}"
             await log.append(f'{{"id": "{record}", "padding": "{"x" * 200}"}}\n'.encode())
-            sys.stdout.buffer.raw.write(f"{record}\n".encode())
+            os.write(1, f"{record}\n".encode())
             count += 1
 
     await asyncio.gather(*(client(name) for name in range(8)))
