@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from datetime import datetime, timedelta
+import warnings
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pandas as pd
-from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, OnDemandFeatureView, RequestSource
+from feast import (
+    Entity,
+    FeatureService,
+    FeatureStore,
+    FeatureView,
+    Field,
+    FileSource,
+    OnDemandFeatureView,
+    RequestSource,
+)
 from feast.infra.offline_stores.file_source import ParquetFormat
 from feast.repo_config import RepoConfig, load_repo_config
 from feast.transformation.python_transformation import PythonTransformation
@@ -18,6 +30,7 @@ from feast.value_type import ValueType
 import features
 from features import Domain, FeatureTable, RequestFeatures
 from pipelines.feature_tables import CREATED, VISIBLE
+from pipelines.files import read_json, write_json
 from pipelines.home import PROJECT, Home, home
 
 TYPES = {"float": Float64, "int": Int64, "str": String, "bool": Bool, "timestamp": UnixTimestamp}
@@ -35,6 +48,7 @@ def open_store(at: Home) -> FeatureStore:
     os.environ["HEADWAY_HOME"] = str(at.root)
     at.room("feast")
     logging.getLogger("feast").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="On demand feature view is an experimental feature")
     config: RepoConfig = load_repo_config(PROJECT / "features", PROJECT / "features" / "feature_store.yaml")
     return FeatureStore(config=config)
 
@@ -52,14 +66,28 @@ def apply(at: Home) -> FeatureStore:
 def materialize(at: Home, domain_name: str, as_of: datetime) -> None:
     """Copy the latest snapshot of each entity, as visible from `as_of` plus lag on, to the online store.
 
-    The window reaches back over each table's TTL, so late rows are not missed, and nothing older than what is
-    there replaces it: the latest of the window wins.
+    Each table goes on from where it was brought to last, with one cadence of overlap, and never back: a window
+    older than what is there would overwrite it.
     """
     domain = features.load(domain_name)
     store = open_store(at)
     for table in domain.tables:
-        if any(at.room("snapshots", domain.name, table.name).glob("*.parquet")):
-            store.materialize(as_of - 2 * table.cadence, as_of + table.lag, feature_views=[table.name])
+        folder = at.room("snapshots", domain.name, table.name)
+        progress = folder / "materialized_until.json"
+        last = datetime.fromisoformat(read_json(progress, str)) if progress.exists() else as_of - table.ttl
+        if as_of < last or not any(folder.glob("*.parquet")):
+            continue
+        since = max(last - table.cadence, as_of - table.ttl)
+        with _quiet():
+            store.materialize(since, as_of + table.lag, feature_views=[table.name])
+        write_json(progress, as_of.isoformat())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Feast prints a heading and a progress bar for each view; nobody asked for them."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):  # noqa: PTH123
+        yield
 
 
 def point_in_time(at: Home, service: str, rows: pd.DataFrame) -> pd.DataFrame:
@@ -80,7 +108,10 @@ def point_in_time(at: Home, service: str, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _domain(at: Home, domain: Domain) -> list[Any]:
-    entities = {name: Entity(name=name, join_keys=[name], value_type=KEY_TYPES[dtype]) for name, dtype in domain.entities.items()}
+    entities = {
+        name: Entity(name=name, join_keys=[name], value_type=KEY_TYPES[dtype])
+        for name, dtype in domain.entities.items()
+    }
     views = {table.name: _view(at, domain, table, entities) for table in domain.tables}
     on_demand = {part.name: _on_demand(part) for part in domain.request_features}
     services = [

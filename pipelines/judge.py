@@ -57,7 +57,7 @@ def _labels(frame: Frame) -> np.ndarray:
 
 
 def _gate(name: str, passed: bool, limit: float, found: Interval, sentence: str) -> Gate:
-    value, low, high = (round(number, DIGITS) if np.isfinite(number) else None for number in found)
+    value, low, high = (round(float(number), DIGITS) if np.isfinite(number) else None for number in found)
     return Gate(name, bool(passed), limit, value, low, high, sentence)
 
 
@@ -93,7 +93,11 @@ def _slice(model: Model, name: str, part: Any, holdout: Frame, ours: np.ndarray)
 
 def _calibration(model: Model, label: np.ndarray, ours: np.ndarray) -> Gate:
     limit = model.gates.calibration
-    found = expected_calibration_error(label, ours) if model.task == "binary" else abs(np.mean(ours - label)) / np.std(label)
+    found = (
+        expected_calibration_error(label, ours)
+        if model.task == "binary"
+        else abs(np.mean(ours - label)) / np.std(label)
+    )
     text = f"off by {found:.3f} on average" + ("" if model.task == "binary" else " standard deviations")
     return _gate("calibration", found <= limit, limit, Interval(found, found, found), text)
 
@@ -111,7 +115,9 @@ def expected_calibration_error(label: np.ndarray, probability: np.ndarray, bins:
 
 def _determinism(ours: np.ndarray, twin: np.ndarray) -> Gate:
     differ = int((ours != twin).sum())
-    return Gate("determinism", differ == 0, 0.0, float(differ), sentence=f"{differ} predictions differ when fitted twice")
+    return Gate(
+        "determinism", differ == 0, 0.0, float(differ), sentence=f"{differ} predictions differ when fitted twice"
+    )
 
 
 def _latency(model: Model, estimator: Any, holdout: Frame) -> Gate:
@@ -123,4 +129,6 @@ def _latency(model: Model, estimator: Any, holdout: Frame) -> Gate:
         seconds.append(time.perf_counter() - began)
     limit = model.gates.latency_ms
     passed = statistics.median(seconds) * 1000 <= limit
-    return Gate("latency", passed, limit, None, sentence=f"one prediction {'within' if passed else 'above'} {limit:g} ms")
+    return Gate(
+        "latency", passed, limit, None, sentence=f"one prediction {'within' if passed else 'above'} {limit:g} ms"
+    )

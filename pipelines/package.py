@@ -123,7 +123,7 @@ def store(at: Home, manifest: Manifest, estimator: Any, reference: Reference, sa
     digest = _digest(full)
     full = msgspec.structs.replace(full, digest=digest, tag=f"{manifest.model}:{digest[:16]}")
     models = _models(at)
-    if not any(str(model.tag) == full.tag for model in models.list(manifest.model)):
+    if full.tag not in {str(model.tag) for model in models.list()}:
         with bentoml.models.create(full.tag, labels={"task": manifest.task}, _model_store=models) as model:
             for name in files:
                 shutil.copy2(contents / name, model.path_of(name))

@@ -1,0 +1,184 @@
+"""The weekly page: gathers a week's evidence from the ledger, the nights and the log, and has it rendered."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from models import Model
+from monitoring import page, profile
+from monitoring.page import Approval, Champion, Link, Quality, Quarantined, Serving, Week
+from monitoring.parity import Parity
+from monitoring.verdict import Verdict
+from pipelines import night, predictions, promotion
+from pipelines.frame import days as row_days
+from pipelines.home import Home
+from pipelines.ingest import deliveries
+from pipelines.ledger import Entry, Ledger
+from pipelines.retraining import champion
+from pipelines.scoring import interval, score
+
+DAY = timedelta(days=1)
+SHOWN_WEEKS = 12
+
+
+def weekly(at: Home, model: Model, as_of: datetime, *, evidently: bool = True) -> Path:
+    """Write the page of the window that ends with the latest full day before `as_of`, its JSON and the index.
+
+    Args:
+        evidently: also write Evidently's full report of the week, and link it.
+
+    Returns:
+        Where the page is.
+    """
+    week = gather(at, model, as_of)
+    if evidently and week.serving and week.serving.predictions:
+        name = f"{week.name}.evidently.html"
+        if _evidently(at, model, as_of, week, at.reports / name):
+            week = msgspec.structs.replace(week, links=[Link("All columns, drawn by Evidently", name)])
+    return page.write(week, at.reports)
+
+
+def gather(at: Home, model: Model, as_of: datetime) -> Week:
+    """Everything that the page of a week shows."""
+    since, until = span(model, as_of)
+    ledger = Ledger(at.ledger_url)
+    verdicts = [entry for entry in ledger.entries(model.name, "verdict", as_of) if entry.as_of > since]
+    told = [msgspec.convert(entry.body, Verdict) for entry in verdicts]
+    champions = _champions(ledger, model, as_of)
+    approval = _approval(ledger, model)
+    seen = night.nights(at, model, since, until)
+    kind, line = page.first_line(told, since=since.date().isoformat(), champions=champions, approval=approval)
+    return Week(
+        model=model.name, owner=model.owner, description=model.description, task=model.task,
+        since=since.date().isoformat(), until=(until - DAY).date().isoformat(), first_line=line, kind=kind,
+        verdicts=told, quality=quality(at, model, as_of), champions=champions,
+        nights=_nights(ledger, model, since, until, told), quarantine=_quarantine(at, model, since, until),
+        parity=_parity([each.parity for each in seen if each.parity]), serving=_serving(seen),
+        false_alarms_per_year=model.monitoring.false_alarms_per_year, approval=approval,
+    )  # fmt: skip
+
+
+def span(model: Model, as_of: datetime) -> tuple[datetime, datetime]:
+    """The window that a page of `as_of` is about: it ends with the latest full UTC day."""
+    _, until = night.day_before(as_of)
+    return until - model.monitoring.window, until
+
+
+def quality(at: Home, model: Model, as_of: datetime) -> list[Quality]:
+    """How good the served predictions were, by window since the first promotion, latest last; windows without
+    labels are left out."""
+    reigns = promotion.reigns(Ledger(at.ledger_url), model.name, as_of)
+    if not reigns:
+        return []
+    began = datetime.fromisoformat(reigns[0].as_of).replace(hour=0, minute=0, second=0, microsecond=0)
+    starts = [began]
+    while starts[-1] + model.monitoring.window < as_of:
+        starts.append(starts[-1] + model.monitoring.window)
+    found = [_quality(at, model, start, min(start + model.monitoring.window, as_of), as_of) for start in starts]
+    return [each for each in found if each][-SHOWN_WEEKS:]
+
+
+def _quality(at: Home, model: Model, since: datetime, until: datetime, as_of: datetime) -> Quality | None:
+    rows = predictions.labelled(at, model, since, until, as_of=as_of)
+    known = rows[rows["label"].notna()].reset_index(drop=True)
+    label, answer = known["label"].to_numpy(), known["prediction"].to_numpy()
+    if len(known) < 2 or (model.task == "binary" and len(np.unique(label)) < 2):
+        return None
+    found = interval(model, label, answer, row_days(known))
+    constant = np.full(len(label), label.mean() if model.task == "binary" else np.median(label))
+    return Quality(
+        week=since.date().isoformat(), metric=model.metric, value=found.value, low=found.low, high=found.high,
+        baseline=score(model, label, constant), maturity=len(known) / len(rows), labels=len(known),
+        version=int(known["version"].iloc[-1]),
+    )  # fmt: skip
+
+
+def _champions(ledger: Ledger, model: Model, as_of: datetime) -> list[Champion]:
+    versions = {entry.body["version"]: entry.body for entry in ledger.entries(model.name, "version")}
+    acts = [entry for entry in ledger.entries(model.name, until=as_of) if entry.kind in ("promotion", "rollback")]
+    return [
+        Champion(
+            version=act.body["version"],
+            as_of=act.as_of.isoformat(),
+            why=str(act.body.get("why") or act.kind),
+            metric=versions.get(act.body["version"], {}).get("metrics", {}).get("holdout"),
+        )
+        for act in acts
+    ]
+
+
+def _approval(ledger: Ledger, model: Model) -> Approval | None:
+    waiting = promotion.pending(ledger, model.name)
+    if not waiting:
+        return None
+    body = waiting[-1].body
+    gate = next(
+        (g for g in body["gates"] if g["name"] == "not worse than the champion" and g["value"] is not None), None
+    )
+    scale, unit = (100.0, "points") if model.task == "binary" else (1.0, model.metric.removeprefix("neg_"))
+    gain, low, high = (scale * gate[part] for part in ("value", "low", "high")) if gate else (0.0, 0.0, 0.0)
+    return Approval(version=body["version"], gain=gain, low=low, high=high, unit=unit)
+
+
+def _nights(
+    ledger: Ledger, model: Model, since: datetime, until: datetime, verdicts: list[Verdict]
+) -> list[page.Night]:
+    by_day = {(datetime.fromisoformat(v.as_of) - DAY).date(): v for v in verdicts}
+    promoted = {(e.as_of - DAY).date(): e for e in ledger.entries(model.name, "promotion") if e.as_of > since}
+    count = (until - since) // DAY
+    return [_night((since + n * DAY).date().isoformat(), by_day, promoted) for n in range(count)]
+
+
+def _night(day: str, verdicts: dict, promoted: dict[object, Entry]) -> page.Night:  # type: ignore[type-arg]
+    date = datetime.fromisoformat(day).date()
+    verdict = verdicts.get(date)
+    if verdict is None:
+        return page.Night(day, "missed", "no verdict: the night did not run")
+    if date in promoted:
+        return page.Night(day, "promoted", f"{verdict.sentence}; version {promoted[date].body['version']} went live")
+    status = {"veto": "fault", "retrain": "retrained"}.get(verdict.action, "quiet")
+    return page.Night(day, status, verdict.sentence)  # type: ignore[arg-type]
+
+
+def _quarantine(at: Home, model: Model, since: datetime, until: datetime) -> list[Quarantined]:
+    return [
+        Quarantined(
+            source=each.source,
+            when=each.until,
+            rule="batch stopped" if each.stops else "rows set aside",
+            rows=each.quarantined,
+            sentence="; ".join(each.stops or each.notes),
+        )
+        for each in deliveries(at, model.domain, since, until)
+        if each.quarantined or each.stops
+    ]
+
+
+def _parity(found: list[Parity]) -> Parity | None:
+    """The worst night's, so that a breach cannot hide behind a clean one; the latest of equals."""
+    return max(reversed(found), key=lambda each: each.rate) if found else None
+
+
+def _serving(seen: list[night.Night]) -> Serving | None:
+    count = sum(each.profile.rows for each in seen)
+    return Serving(count, sum(each.degraded for each in seen) / count) if count else None
+
+
+def _evidently(at: Home, model: Model, as_of: datetime, week: Week, path: Path) -> bool:
+    """Evidently's report of the week beside the champion's reference sample; False when there is nothing to draw."""
+    live = champion(at, model)
+    verdict = week.judged
+    if live is None or verdict is None:
+        return False
+    from monitoring import evidently_report  # slow to import
+
+    _, packaged = live
+    rows = predictions.predictions(at, model, *span(model, as_of))
+    current = predictions.served_features(rows).assign(**{profile.SCORE: rows["prediction"]})
+    evidently_report.write(packaged.sample, pd.DataFrame(current), verdict, packaged.manifest.features, path)
+    return True
