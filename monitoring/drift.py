@@ -149,7 +149,8 @@ def _judged(blank: Drift, reference: Reference, windows: Sequence[Profile], wind
     allowed = budget.allowed_rank(blank.alpha, len(windows))
     rank = rank_of_last(parts.sum(axis=1))
     order = np.argsort(-parts[-1], kind="stable")
-    inputs = [_input(reference, names[j], windows, weight[j], z[-1, j], distance[-1, j], parts[-1, j]) for j in order]
+    found = np.column_stack([weight, z[-1], distance[-1], parts[-1]]).tolist()
+    inputs = [_input(reference, names[j], windows, *found[j]) for j in order]
     return msgspec.structs.replace(
         blank,
         alarm=rank <= allowed,

@@ -176,7 +176,7 @@ def first_line(
     if not last:
         return "look", "Look at the nights: none has left a verdict this week"
     judged = [verdict for verdict in verdicts if verdict.evidence.drift]
-    return "calm", ([last, *judged][-1]).sentence if last.action == "nothing" else last.sentence
+    return "calm", ([last, *judged][-1]).sentence.partition(" (")[0]  # the numbers stand below
 
 
 def next_step(week: Week) -> str:

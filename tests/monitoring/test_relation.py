@@ -58,7 +58,7 @@ def test_a_flipped_relation_is_found_and_better_labels_are_not() -> None:
     worse = judge("binary", known, later(steady_days(7, 0.1, 1)), window=WEEK, alpha=0.04)
     assert worse.alarm
     assert worse.p < 0.001
-    assert "more than on its holdout" in worse.sentence
+    assert "no longer follow" in worse.sentence
     better = judge("binary", known, later(steady_days(7, -0.1, 1)), window=WEEK, alpha=0.04)
     assert not better.alarm
     assert better.p > 0.9

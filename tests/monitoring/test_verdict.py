@@ -90,11 +90,11 @@ def test_invariants(
 
 def test_sentences_say_what_to_do() -> None:
     assert verdict(drift=MOVED).sentence.startswith("Retrain: `temp`")
-    assert "40 of 40 reference days (p 0.024)" in verdict(drift=MOVED).sentence
+    assert "odder than in any of the 40 reference days (p 0.024)" in verdict(drift=MOVED).sentence
     assert verdict(drift=MOVED, relation=FLIPPED).cause == "input drift"
-    assert "labels surprise the model more" in verdict(drift=MOVED, relation=FLIPPED).sentence
+    assert "the labels no longer follow" in verdict(drift=MOVED, relation=FLIPPED).sentence
     assert verdict(relation=FLIPPED).cause == "relation drift"
-    assert verdict(drift=QUIET).sentence.startswith("Nothing to do: the inputs are more unusual than")
+    assert verdict(drift=QUIET).sentence.startswith("Nothing to do: the inputs are within what is usual (")
     assert verdict(drift=YOUNG).cause == "not enough history"
     assert verdict(days_in=3).sentence == "Nothing to do: 3 of 7 days of this week are in"
     assert verdict(age=60).sentence == "Retrain: version 3 is 60 days old, its limit is 56"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -90,9 +91,9 @@ def quality() -> list[page.Quality]:
     random = np.random.default_rng(3)
     found = []
     for i in range(22):
-        value = 0.741 + 0.012 * np.sin(i / 3) + random.normal(0, 0.006)
+        value = 0.741 + 0.012 * math.sin(i / 3) + float(random.normal(0, 0.006))
         maturity = {21: 0.62, 20: 0.94}.get(i, 1.0)
-        wide = 0.014 / np.sqrt(maturity)
+        wide = 0.014 / math.sqrt(maturity)
         found.append(
             page.Quality(
                 iso(LAST - 7 * (21 - i)),
