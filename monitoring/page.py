@@ -118,7 +118,6 @@ class Week(msgspec.Struct, frozen=True):
     quarantine: list[Quarantined] = []
     parity: Parity | None = None
     serving: Serving | None = None
-    false_alarms_per_year: float = 0.0
     approval: Approval | None = None
     links: list[Link] = []
 
