@@ -8,9 +8,10 @@ import ipaddress
 import os
 import socket
 import sys
+from pathlib import Path
 
 
-class LeavesLoopback(OSError):
+class LeavesLoopbackError(OSError):
     """Something tried to talk to another machine."""
 
 
@@ -27,14 +28,14 @@ def local(host: object) -> bool:
 
 
 def refuse(host: object) -> None:
-    """Raise LeavesLoopback unless the host is this machine; leave a line in the log."""
+    """Raise LeavesLoopbackError unless the host is this machine; leave a line in the log."""
     if local(host):
         return
     path = os.environ.get("HEADWAY_GUARD_LOG")
     if path:
-        with open(path, "a") as log:
+        with Path(path).open("a") as log:
             log.write(f"{os.getpid()} {sys.argv[:4]} -> {host}\n")
-    raise LeavesLoopback(f"only loopback is allowed here, not {host!r}")
+    raise LeavesLoopbackError(f"only loopback is allowed here, not {host!r}")
 
 
 def install() -> None:
