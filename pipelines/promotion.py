@@ -1,0 +1,222 @@
+"""Who is champion: decided in the ledger, told to serving by one pointer file a model.
+
+Promotion appends to the ledger, then replaces the pointer. Killed between the two, the ledger is right and the pointer
+is late: the next promotion, rollback or `repair` writes it again. Readers see the old pointer or the new, never half.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from features._contract import HeadwayError
+from pipelines.chain import Entry, LedgerTampered, instant
+from pipelines.files import write_json
+from pipelines.ledger import Ledger
+from pipelines.pointers import Pointer, champions, heads, pointer_path, read_pointer
+
+__all__ = [
+    "Pointer",
+    "approve",
+    "champions",
+    "heads",
+    "pending",
+    "promote",
+    "read_pointer",
+    "reigns",
+    "repair",
+    "rollback",
+]
+
+
+def reigns(ledger: Ledger, model: str, until: datetime | None = None) -> list[Pointer]:
+    """Every champion of `model`, oldest first, one for each promotion and rollback with `as_of <= until`."""
+    acts = _acts(ledger, model)
+    return [reign for reign, act in zip(_pointers(acts), acts, strict=True) if until is None or act.as_of <= until]
+
+
+def promote(
+    ledger: Ledger,
+    folder: Path,
+    *,
+    model: str,
+    version: int,
+    tag: str,
+    digest: str,
+    as_of: datetime,
+    actor: str,
+    why: str,
+    key: str,
+) -> Pointer:
+    """Make a version champion and return its pointer. Repeated with the same `key`, it changes nothing.
+
+    Raises:
+        HeadwayError: the version still waits for approval, or a field is wrong.
+        LedgerTampered: the pointer file records an act that this ledger does not have.
+    """
+    with _alone(folder):
+        acts = _settle(ledger, folder, model)
+        if _awaits_approval(ledger, model, version):
+            raise HeadwayError(f"Version {version} of {model} waits for approval: `headway approve {model} {version}`.")
+        standing = _standing(_before(acts, key))
+        replaces = standing[-1].body["version"] if standing else None
+        body = {"version": version, "tag": tag, "digest": digest, "why": why, "replaces": replaces}
+        entry = ledger.append("promotion", model, as_of=as_of, body=body, actor=actor, key=key)
+        return _made_by(entry, _settle(ledger, folder, model))
+
+
+def rollback(ledger: Ledger, folder: Path, *, model: str, as_of: datetime, actor: str, why: str, key: str) -> Pointer:
+    """Make the version champion that this one replaced. A second rollback goes one further back, never forward.
+
+    Raises:
+        HeadwayError: there is no earlier champion, or a field is wrong.
+        LedgerTampered: the pointer file records an act that this ledger does not have.
+    """
+    with _alone(folder):
+        acts = _settle(ledger, folder, model)
+        standing = _standing(_before(acts, key))
+        if len(standing) < 2:
+            only = f"version {standing[0].body['version']} is its first champion" if standing else "it has no champion"
+            raise HeadwayError(f"{model} has nothing to roll back to: {only}. Promote another version instead.")
+        target, replaced = standing[-2].body, standing[-1].body["version"]
+        body = {name: target[name] for name in ("version", "tag", "digest")} | {"why": why, "replaces": replaced}
+        entry = ledger.append("rollback", model, as_of=as_of, body=body, actor=actor, key=key)
+        return _made_by(entry, _settle(ledger, folder, model))
+
+
+def repair(ledger: Ledger, folder: Path, model: str) -> Pointer | None:
+    """Make the pointer file say what the ledger's last act says, and return it; None when nobody was ever promoted.
+
+    Raises:
+        LedgerTampered: the pointer file records an act that this ledger does not have; it is left as it is.
+    """
+    with _alone(folder):
+        acts = _settle(ledger, folder, model)
+    return _pointers(acts)[-1] if acts else None
+
+
+def pending(ledger: Ledger, model: str) -> list[Entry]:
+    """The "version" entries that wait for the owner's approval, oldest first.
+
+    One stops waiting when it, or a later version, is approved or promoted, or when it is refused.
+    """
+    settled = {entry.body["version"] for kind in ("approval", "promotion") for entry in ledger.entries(model, kind)}
+    refused = {entry.body.get("version") for entry in ledger.entries(model, "refusal")}
+    latest = max(settled, default=0)
+    return [
+        entry
+        for entry in ledger.entries(model, "version")
+        if entry.body.get("awaiting_approval") is True
+        and entry.body["version"] > latest
+        and entry.body["version"] not in refused
+    ]
+
+
+def approve(ledger: Ledger, *, model: str, version: int, as_of: datetime, actor: str, why: str, key: str) -> Entry:
+    """Record that the owner approves a version that waits; `promote` may then make it champion.
+
+    Raises:
+        HeadwayError: the version does not wait for approval (the message lists those that do), or a field is wrong.
+    """
+    waiting = [entry.body["version"] for entry in pending(ledger, model)]
+    if version not in waiting and ledger.find(key) is None:
+        others = ", ".join(str(other) for other in waiting) or "none"
+        raise HeadwayError(f"Version {version} of {model} does not wait for approval. Waiting: {others}.")
+    body = {"version": version, "why": why}
+    return ledger.append("approval", model, as_of=as_of, body=body, actor=actor, key=key)
+
+
+def _awaits_approval(ledger: Ledger, model: str, version: int) -> bool:
+    def of(kind: str) -> list[Entry]:
+        return [entry for entry in ledger.entries(model, kind) if entry.body.get("version") == version]
+
+    return any(entry.body.get("awaiting_approval") is True for entry in of("version")) and not of("approval")
+
+
+def _acts(ledger: Ledger, model: str) -> list[Entry]:
+    both = ledger.entries(model, "promotion") + ledger.entries(model, "rollback")
+    return sorted(both, key=lambda entry: entry.seq)
+
+
+def _before(acts: list[Entry], key: str) -> list[Entry]:
+    """The acts that came before the one with this key: repeated, an act is decided on what it was decided on."""
+    return list(itertools.takewhile(lambda act: act.key != key, acts))
+
+
+def _standing(acts: list[Entry]) -> list[Entry]:
+    """The champion and, below it, those that it and they replaced: promotion puts on top, rollback takes off."""
+    stack: list[Entry] = []
+    for act in acts:
+        if act.kind == "rollback":
+            while stack and stack[-1].body["version"] != act.body["version"]:
+                stack.pop()
+        elif not stack or stack[-1].body["version"] != act.body["version"]:
+            stack.append(act)
+    return stack
+
+
+def _pointers(acts: list[Entry]) -> list[Pointer]:
+    return [
+        Pointer(
+            model=act.model,
+            version=act.body["version"],
+            tag=act.body["tag"],
+            digest=act.body["digest"],
+            generation=generation,
+            as_of=instant(act.as_of),
+            ledger=act.hash,
+        )
+        for generation, act in enumerate(acts, start=1)
+    ]
+
+
+def _made_by(entry: Entry, acts: list[Entry]) -> Pointer:
+    return next(pointer for pointer in _pointers(acts) if pointer.ledger == entry.hash)
+
+
+def _settle(ledger: Ledger, folder: Path, model: str) -> list[Entry]:
+    """Bring the pointer file up to the ledger, and return its acts.
+
+    Only ever forward: a ledger that lost acts must not demote anyone.
+    """
+    acts = _acts(ledger, model)
+    past = _pointers(acts)
+    try:
+        current = read_pointer(folder, model)
+    except HeadwayError:
+        current = None
+    if current and current.ledger not in {pointer.ledger for pointer in past}:
+        raise LedgerTampered(
+            f"{pointer_path(folder, model)} records generation {current.generation} (version {current.version}), "
+            f"and this ledger has no entry {current.ledger}: its end was cut off, or it is another ledger."
+        )
+    if past and current != past[-1]:
+        write_json(pointer_path(folder, model), past[-1])
+        _sync(folder)
+    return acts
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename in `folder` outlive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One act at a time, so that pointers are written in the ledger's order. The kernel frees a dead holder's lock."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
