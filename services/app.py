@@ -83,6 +83,7 @@ class Service:
             watching.cancel()
             with suppress(asyncio.CancelledError):
                 await watching
+            self._endpoint.close()
             await log.stop()
 
     @property

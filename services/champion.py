@@ -108,7 +108,8 @@ class Served:
         manifest, pointer = self.packaged.manifest, self.pointer
         keys = _rows(call.columns, list(manifest.keys))
         inputs = _rows(call.columns, list(manifest.inputs))
-        given = _rows({str(name): column.tolist() for name, column in frame.items()}, list(frame))
+        names = [feature.name for feature in manifest.features]
+        given = [dict(zip(names, row, strict=True)) for row in frame.to_numpy(dtype=object).tolist()]
         return [
             Record(
                 request_id, number, call.example_ids[number], pointer.model, pointer.version, pointer.digest,

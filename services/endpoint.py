@@ -7,6 +7,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 BODY_SECONDS = 10.0
 """How long a caller may take to send a body: a place is held for it."""
-INLINE = 16
-"""Up to this many instances a call is answered on the event loop (see `_answered`)."""
+THREADS = 4
+"""Calls that are computed at once in a worker. Measured with 16 clients: 1 thread 15 ms a call, 2 12 ms, 6 9 ms."""
 
 
 class Endpoint:
@@ -51,8 +52,13 @@ class Endpoint:
     ) -> None:
         self.champions, self.log = champions, log
         self._keys, self._settings, self._now = keys, settings, now
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="answer")
         self.in_flight = 0
         self.shed = 0
+
+    def close(self) -> None:
+        """Let go of the threads, once no request is at work."""
+        self._threads.shutdown()
 
     async def predict(self, request: Request) -> Response:
         """POST /v1/models/{model}/predict."""
@@ -126,10 +132,10 @@ class Endpoint:
     async def _answered(self, served: Served, body: bytes, request_id: str) -> tuple[bytes, bytes]:
         call = served.schema.parse(body)
         decision_time = call.as_of or self._now()
-        # A thread costs more than it frees for a few rows; many rows would keep everybody else waiting.
-        if len(call) <= INLINE:
-            return served.answer(call, request_id, decision_time)
-        return await asyncio.to_thread(served.answer, call, request_id, decision_time)
+        # On the event loop one client would be 4% faster, and sixteen a third slower; and a call with many instances
+        # would keep everybody waiting.
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, served.answer, call, request_id, decision_time)
 
     async def _guarded(self, request: Request, answer: Callable[[Request, str], Awaitable[Response]]) -> Response:
         """`answer`, within the bound on requests at work, with every way it can fail as clear JSON."""

@@ -101,12 +101,11 @@ class Champions:
         if pointer is None:
             raise HeadwayError(f"the pointer of {model} is gone. `headway repair {model}` writes it again.")
         old = self.served.get(model)
-        if old is not None and old.pointer.digest == pointer.digest:
+        if old is not None and (old.pointer.tag, old.pointer.digest) == (pointer.tag, pointer.digest):
             packaged = old.packaged
         else:
             packaged = package.load(self._at, pointer.tag)
-        manifest = packaged.manifest
-        if (manifest.model, manifest.digest) != (model, pointer.digest):
+        if (packaged.manifest.model, packaged.manifest.digest) != (model, pointer.digest):
             raise HeadwayError(
                 f"{pointer.tag} is not the version that the pointer of {model} names. The champion stays."
             )
