@@ -80,7 +80,6 @@ class Stack:
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        self._end_on_sigterm()
         try:
             self.start()
             self.wait()
@@ -99,6 +98,7 @@ class Stack:
         """
         if self._lock is None:
             self._lock = _locked(self.home)
+            self._end_on_sigterm()
             children.sweep(self._mark)
         self._note(ready=False)
         for part in parts or tuple(self.children):
