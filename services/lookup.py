@@ -15,7 +15,8 @@ from feast import FeatureStore
 
 from features import HeadwayError, RequestFeatures
 from pipelines.package import Manifest, TableSpec
-from services.refusals import Refused
+from services.refusals import Refused, busy
+from services.report import report
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 UNKNOWN: dict[str, Any] = {"str": "", "int": 0}
@@ -70,14 +71,19 @@ class Lookup:
             features that are missing, null, stale, or stamped later than `decision_time`, in the service's order.
 
         Raises:
-            Refused: 400 when the declared function cannot compute with these inputs.
+            Refused: 400 when the declared function cannot compute with these inputs, 503 when the online store
+                does not answer: a default in the place of every feature would be a guess, not a prediction.
         """
         size = len(next(iter(columns.values())))
         values = self._compute(columns, size)
         degraded: list[list[str]] = [[] for _ in range(size)]
         if self._references:
             keys = {key: _known(columns[key], UNKNOWN[self._manifest.keys[key]]) for key in self._keys}
-            answer = self._ask(keys)
+            try:
+                answer = self._ask(keys)
+            except Exception as error:
+                report("lookup_failed", level="error", error=type(error).__name__)
+                raise busy("lookup_failed", "The online store does not answer") from error
             for table in self._manifest.tables:
                 visible = _visible(table, answer, columns, decision_time)
                 for name in table.features:

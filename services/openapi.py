@@ -22,7 +22,7 @@ REFUSALS = {
     "413": "The body is too large",
     "415": "The body is not application/json",
     "500": "The model gave what cannot be a prediction, or something broke",
-    "503": "Overloaded, or the prediction could not be made durable: come back after Retry-After seconds",
+    "503": "Overloaded, or features cannot be read, or the prediction not made durable: come back after Retry-After s",
 }
 
 

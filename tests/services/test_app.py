@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -206,6 +207,19 @@ def test_what_cannot_be_logged_is_not_answered_until_it_can(client: TestClient, 
     assert client.post(PREDICT, json=world.call()).status_code == 200
     assert client.get("/readyz").json()["log"] == "ok"
     assert len(logged(root)) == 1
+
+
+def test_without_the_online_store_it_asks_to_come_back(client: TestClient, root: Home) -> None:
+    with sqlite3.connect(root.feast / "online.db") as store:
+        tables = [name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        table = next(name for name in tables if name.endswith("aircraft"))
+        store.execute(f'ALTER TABLE "{table}" RENAME TO away')
+    response = client.post(PREDICT, json=world.call())
+    refused(response, 503, "lookup_failed")
+    assert response.headers["retry-after"] == "1"
+    with sqlite3.connect(root.feast / "online.db") as store:
+        store.execute(f'ALTER TABLE away RENAME TO "{table}"')
+    assert client.post(PREDICT, json=world.call()).status_code == 200
 
 
 @dataclasses.dataclass
