@@ -182,6 +182,7 @@ class Domain:
 
     def features_of(self, service: str) -> tuple[Feature, ...]:
         """Every feature a feature service gives, in its order: tables first, then request features."""
+        parts: tuple[FeatureTable | RequestFeatures, ...]
         parts = (*self.tables_of(service), *self.request_features_of(service))
         return tuple(feature for part in parts for feature in part.features)
 

@@ -12,7 +12,7 @@ import importlib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -61,7 +61,7 @@ def contract(cls: type[T]) -> type[T]:
             raise DeclarationError(_explain(cls.__name__, checked, error)) from None
 
     checked.__init__ = explained  # type: ignore[method-assign]
-    return checked
+    return cast("type[T]", checked)
 
 
 def _explain(contract_name: str, checked: Any, error: ValidationError) -> str:

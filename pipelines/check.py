@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,11 +69,12 @@ def check(rows: pd.DataFrame, suite: Suite, parameters: Mapping[str, Any]) -> Ch
 
 def _validate(rows: pd.DataFrame, suite: Suite, parameters: dict[str, Any]) -> list[dict[str, Any]]:
     """One result for each rule, in the rules' order."""
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+    from great_expectations.expectations.metadata_types import FailureSeverity
 
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)  # set to INFO on import
     # A context of its own for each call: one that threads share validates the wrong frame, in silence.
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
@@ -82,7 +83,7 @@ def _validate(rows: pd.DataFrame, suite: Suite, parameters: dict[str, Any]) -> l
     batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": rows})
     configured = [
         ExpectationConfiguration(
-            type=rule.expect, kwargs=dict(rule.args), severity=rule.severity, meta={"rule": number}
+            type=rule.expect, kwargs=dict(rule.args), severity=FailureSeverity(rule.severity), meta={"rule": number}
         ).to_domain_obj()
         for number, rule in enumerate(suite.rules)
     ]

@@ -35,6 +35,7 @@ from services import keys
 
 CHECKED_AT = timedelta(minutes=30)
 """After midnight UTC: when the nightly check of the demo runs."""
+INSTANT = timedelta(microseconds=1)
 PATIENCE = 120.0
 """Seconds to wait for the retraining that the trigger started, and for the service to swap."""
 
@@ -131,7 +132,9 @@ class Demo:
         while tick < day + timedelta(days=1):
             following = tick + self.cadence
             for model in self.models:
-                asked += caller.ask(self.at, model, tick + self.lag, following + self.lag, known_by=tick)
+                # What is decided at the very instant that a snapshot becomes visible sees it already.
+                seen = (moment + self.lag - INSTANT for moment in (tick, following))
+                asked += caller.ask(self.at, model, *seen, known_by=tick)
             with self._spoiled(following):
                 night.refresh(self.at, self.domain.name, following)
             tick = following
@@ -209,7 +212,7 @@ def run(at: Home, *, keep: bool) -> int:
         demo.history()
         with step("Prefect's server and worker, the service (started meanwhile)"):
             stack.wait()
-        os.environ.update(stack.environment)
+        os.environ.update(stack.environment, PREFECT_LOGGING_LEVEL="WARNING")
         with step("prefect deploy --all"):
             deploy(stack.environment)
         with Caller(stack.service_url, key) as caller:

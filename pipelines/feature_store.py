@@ -8,7 +8,8 @@ import os
 import warnings
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
+from types import FunctionType
+from typing import Any, cast
 
 import pandas as pd
 from feast import (
@@ -153,7 +154,7 @@ def _on_demand(part: RequestFeatures) -> OnDemandFeatureView:
         sources=[request],
         # No descriptions: Feast infers these fields and compares them whole.
         schema=[Field(name=f.name, dtype=TYPES[f.dtype]) for f in part.features],
-        feature_transformation=PythonTransformation(udf=part.compute, udf_string=_source(part)),
+        feature_transformation=PythonTransformation(udf=cast(FunctionType, part.compute), udf_string=_source(part)),
         mode="python",
         description=part.description,
     )

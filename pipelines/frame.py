@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import pandas as pd
 
@@ -80,8 +80,3 @@ def span(frame: Frame) -> dict[str, str | int]:
     """What a manifest says of a frame: how many rows, decided from when to when."""
     times = frame.rows["decision_time"]
     return {"rows": len(frame), "first": times.min().isoformat(), "last": times.max().isoformat()}
-
-
-def days(frame: Frame, length: timedelta = timedelta(days=1)) -> pd.Series:
-    """The UTC day (n, str) in which each row was decided: the blocks that intervals are drawn over."""
-    return frame.rows["decision_time"].dt.floor(length).dt.strftime("%Y-%m-%d")

@@ -72,7 +72,9 @@ def _deliver(at: Home, domain: Domain, source: Source, as_of: datetime) -> Deliv
     if since >= as_of and report.exists():
         return read_json(report, Delivery)
     if since >= as_of:
-        raise HeadwayError(f"{domain.name}.{source.name} is ingested up to {since}; {as_of} lies before. Go on from there.")
+        raise HeadwayError(
+            f"{domain.name}.{source.name} is ingested up to {since}; {as_of} lies before. Go on from there."
+        )
     delivery = _take(at, domain, source, since, as_of)
     write_json(report, delivery)
     if not delivery.stops:

@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 
 from models import Model
-from pipelines.frame import Frame, Split, days
+from monitoring.profile import iso_days
+from pipelines.frame import Frame, Split
 from pipelines.scoring import Interval, interval, predict, score
 
 TIMED = 30
@@ -52,6 +53,11 @@ def judge(model: Model, estimator: Any, parts: Split, champion: np.ndarray | Non
     return gates
 
 
+def _days(frame: Frame) -> np.ndarray:
+    """The day of each row: the blocks that intervals are drawn over."""
+    return iso_days(frame.rows["decision_time"])
+
+
 def _labels(frame: Frame) -> np.ndarray:
     return frame.rows["label"].to_numpy(dtype="float64")
 
@@ -64,7 +70,7 @@ def _gate(name: str, passed: bool, limit: float, found: Interval, sentence: str)
 def _baseline(model: Model, name: str, estimator: Any, parts: Split, ours: np.ndarray) -> Gate:
     estimator.fit(parts.train.inputs, _labels(parts.train))
     theirs = predict(model, estimator, parts.holdout.inputs)
-    gain = interval(model, _labels(parts.holdout), ours, days(parts.holdout), than=theirs)
+    gain = interval(model, _labels(parts.holdout), ours, _days(parts.holdout), than=theirs)
     limit = model.gates.gain_over_baseline
     text = f"{model.metric} above {name} by {gain.value:.3f}, interval {gain.low:.3f} to {gain.high:.3f}"
     return _gate(f"beats {name}", gain.low >= limit, limit, gain, text)
@@ -76,7 +82,7 @@ def _champion(model: Model, holdout: Frame, ours: np.ndarray, champion: np.ndarr
     label = _labels(holdout)
     if unseen.sum() < 2 or (model.task == "binary" and len(np.unique(label[unseen])) < 2):
         return Gate(name, False, limit, None, sentence="no held-out rows that the champion was not trained on")
-    block = days(holdout)[unseen]
+    block = _days(holdout)[unseen]
     gain = interval(model, label[unseen], ours[unseen], block, than=champion[unseen])
     text = f"{model.metric} against the champion {gain.value:+.3f}, interval {gain.low:+.3f} to {gain.high:+.3f}"
     return _gate(name, gain.low >= limit, limit, gain, text)

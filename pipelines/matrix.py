@@ -13,11 +13,19 @@ class FeatureLike(Protocol):
     """What `matrix` needs of a feature: a declared one or the one a manifest remembers."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Of the column."""
+        ...
+
     @property
-    def dtype(self) -> Any: ...
+    def dtype(self) -> Any:
+        """float, int, str or bool."""
+        ...
+
     @property
-    def default(self) -> Any: ...
+    def default(self) -> Any:
+        """What stands in for a missing value; None: nothing does."""
+        ...
 
 
 def matrix(columns: Mapping[str, Sequence[Any]], features: Sequence[FeatureLike]) -> pd.DataFrame:

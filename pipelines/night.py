@@ -20,7 +20,6 @@ from monitoring.profile import Profile
 from monitoring.relation import Day
 from monitoring.verdict import Fault, Verdict
 from pipelines import feature_tables, predictions
-from pipelines.examples import examples
 from pipelines.files import read_json, write_json
 from pipelines.frame import with_features
 from pipelines.home import Home
@@ -151,7 +150,7 @@ def judge(at: Home, model: Model, as_of: datetime) -> Verdict:
     return found
 
 
-def _decide(at: Home, model: Model, as_of: datetime, pointer: Pointer, packaged) -> Verdict:  # noqa: ANN001
+def _decide(at: Home, model: Model, as_of: datetime, pointer: Pointer, packaged) -> Verdict:
     _, until = day_before(as_of)
     began = _midnight(datetime.fromisoformat(pointer.as_of))
     window = model.monitoring.window
@@ -186,15 +185,11 @@ def _window(at: Home, model: Model, since: datetime, until: datetime, pointer: P
     found = [each for each in nights(at, model, since, until) if each.digest == pointer.digest]
     starts = {each.day: datetime.fromisoformat(each.day).replace(tzinfo=until.tzinfo) for each in found}
     return {
-        each.day: each.profile
-        for each in found
-        if not _faults(at, model, starts[each.day], starts[each.day] + DAY)
+        each.day: each.profile for each in found if not _faults(at, model, starts[each.day], starts[each.day] + DAY)
     }
 
 
-def _surprise(
-    at: Home, model: Model, since: datetime, as_of: datetime, reference: profile.Reference
-) -> dict[str, Day]:
+def _surprise(at: Home, model: Model, since: datetime, as_of: datetime, reference: profile.Reference) -> dict[str, Day]:
     """Surprise of the window's days whose labels have matured by `as_of`."""
     until = _midnight(as_of - model.examples.label_matures)
     if until <= since:

@@ -73,7 +73,7 @@ def labelled(at: Home, model: Model, since: datetime, until: datetime, *, as_of:
     asked = predictions(at, model, since, until)
     asked = asked[asked["example_id"].notna()].drop_duplicates("example_id", keep="last")
     truth = examples(at, model, since, until, as_of=as_of)
-    known = truth.drop(columns=["decision_time"]).drop(columns=[c for c in truth if c in asked and c != "example_id"])
+    known = truth.drop(columns="decision_time")
     return asked.merge(known, on="example_id", how="left").reset_index(drop=True)
 
 

@@ -165,7 +165,9 @@ def settle(
             ledger, at.pointers, model=model.name, version=version, tag=manifest.tag, digest=manifest.digest,
             as_of=as_of, actor=actor, why=why, key=f"promotion/{key}",
         )  # fmt: skip
-    return Outcome(version, manifest.tag, not failed and not waiting, waiting, str(body["sentence"]), evaluation.metrics)
+    return Outcome(
+        version, manifest.tag, not failed and not waiting, waiting, str(body["sentence"]), evaluation.metrics
+    )
 
 
 def champion(at: Home, model: Model) -> tuple[promotion.Pointer, package.Packaged] | None:

@@ -27,8 +27,9 @@ class Interval(NamedTuple):
 class _Answered(BaseEstimator):
     """An estimator whose input is its own answer, so that every scikit-learn scorer can judge stored predictions."""
 
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        return X[:, 0]
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        """The answer that each row is."""
+        return rows[:, 0]
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
@@ -41,11 +42,13 @@ class _Value(RegressorMixin, _Answered):
 class _Probability(ClassifierMixin, _Answered):
     classes_ = np.array([0.0, 1.0])
 
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        return (X[:, 0] >= 0.5).astype("float64")
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        """The likelier class of each row."""
+        return (rows[:, 0] >= 0.5).astype("float64")
 
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        return np.column_stack([1.0 - X[:, 0], X[:, 0]])
+    def predict_proba(self, rows: np.ndarray) -> np.ndarray:
+        """The chance of both classes (n, 2)."""
+        return np.column_stack([1.0 - rows[:, 0], rows[:, 0]])
 
 
 def predict(model: Model, estimator: Any, inputs: pd.DataFrame) -> np.ndarray:
@@ -73,7 +76,12 @@ def score(model: Model, label: np.ndarray, prediction: np.ndarray) -> float:
 
 
 def interval(
-    model: Model, label: np.ndarray, prediction: np.ndarray, days: pd.Series, *, than: np.ndarray | None = None
+    model: Model,
+    label: np.ndarray,
+    prediction: np.ndarray,
+    days: pd.Series | np.ndarray,
+    *,
+    than: np.ndarray | None = None,
 ) -> Interval:
     """The model's metric of `prediction`, or how far it lies above that of `than`, with an interval.
 

@@ -15,7 +15,6 @@ from monitoring.page import Approval, Champion, Link, Quality, Quarantined, Serv
 from monitoring.parity import Parity
 from monitoring.verdict import Verdict
 from pipelines import night, predictions, promotion
-from pipelines.frame import days as row_days
 from pipelines.home import Home
 from pipelines.ingest import deliveries
 from pipelines.ledger import Entry, Ledger
@@ -89,7 +88,7 @@ def _quality(at: Home, model: Model, since: datetime, until: datetime, as_of: da
     label, answer = known["label"].to_numpy(), known["prediction"].to_numpy()
     if len(known) < 2 or (model.task == "binary" and len(np.unique(label)) < 2):
         return None
-    found = interval(model, label, answer, row_days(known))
+    found = interval(model, label, answer, profile.iso_days(known["decision_time"]))
     constant = np.full(len(label), label.mean() if model.task == "binary" else np.median(label))
     return Quality(
         week=since.date().isoformat(), metric=model.metric, value=found.value, low=found.low, high=found.high,
