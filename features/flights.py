@@ -153,7 +153,7 @@ PLANES = Source(
 )
 
 SIX_HOURS = timedelta(hours=6)
-LAG = timedelta(minutes=10)
+LAG = timedelta(minutes=2)
 
 WEATHER_NOW = FeatureTable(
     name="weather_now",

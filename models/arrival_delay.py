@@ -61,7 +61,7 @@ ARRIVAL_DELAY = Model(
     baselines={"always_the_same": lambda: DummyRegressor(strategy="median")},
     slices=(Slice(name="from_newark", column="origin", value="EWR", floor=-60.0),),
     gates=Gates(gain_over_baseline=0.0, loss_to_champion=1.0, calibration=0.5),
-    retraining=Retraining(max_age=timedelta(days=56), cooldown=timedelta(days=14)),
+    retraining=Retraining(max_age=timedelta(days=56), cooldown=timedelta(days=7)),
     monitoring=Monitoring(false_alarms_per_year=12.0),
     schedule="45 0 * * *",
 )

@@ -113,6 +113,7 @@ COMMANDS: tuple[Command, ...] = (
         (MODEL, AS_OF, ACTOR, WHY),
         "headway rollback MODEL --why 'complaints from the desk'",
     ),
+    Command("repair", "write a model's pointer again from the ledger", "pipelines.lifecycle:repair", (MODEL,)),
     Command(
         "keys",
         "make, list or revoke API keys",

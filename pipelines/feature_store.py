@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sqlite3
 import warnings
 from collections.abc import Iterator
 from datetime import datetime
@@ -61,11 +62,13 @@ def apply(at: Home) -> FeatureStore:
         for table in features.load(name).tables:
             at.room("snapshots", name, table.name)
     store.apply(objects(at))
+    with contextlib.closing(sqlite3.connect(at.feast / "online.db")) as online:
+        online.execute("PRAGMA journal_mode = WAL")  # so that a materialize never holds up a reader
     return store
 
 
 def materialize(at: Home, domain_name: str, as_of: datetime) -> None:
-    """Copy the latest snapshot of each entity, as visible from `as_of` plus lag on, to the online store.
+    """Copy the latest snapshot of each entity that is visible by `as_of` to the online store.
 
     Each table goes on from where it was brought to last, with one cadence of overlap, and never back: a window
     older than what is there would overwrite it.
@@ -80,7 +83,7 @@ def materialize(at: Home, domain_name: str, as_of: datetime) -> None:
             continue
         since = max(last - table.cadence, as_of - table.ttl)
         with _quiet():
-            store.materialize(since, as_of + table.lag, feature_views=[table.name])
+            store.materialize(since, as_of, feature_views=[table.name])
         write_json(progress, as_of.isoformat())
 
 

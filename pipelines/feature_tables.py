@@ -32,7 +32,7 @@ def build_tables(at: Home, domain_name: str, as_of: datetime, broken: frozenset[
     Returns:
         {table: rows written}, of the tables that were computed.
     """
-    domain = features.load(domain_name)
+    domain, as_of = features.load(domain_name), as_of.replace(microsecond=0)  # online stamps are whole seconds
     written = {}
     for table in domain.tables:
         last = _computed_until(at, domain, table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -135,12 +136,14 @@ def environment(at: Home, base: Mapping[str, str] = os.environ) -> dict[str, str
         "BENTOML_HOME": str(at.bentoml),
         "PREFECT_HOME": str(at.prefect),
         "PYTHONHASHSEED": "0",
+        "TZ": "UTC",  # Feast's SQLite store reads the stamps it wrote as local time
     }
 
 
 def settle(at: Home) -> None:
     """Put `environment` in force for this process. Call it before a dependency is imported."""
     os.environ.update(environment(at, {}))
+    time.tzset()
 
 
 def utc(text: str) -> datetime:

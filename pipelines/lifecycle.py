@@ -37,9 +37,7 @@ def ingest(given: argparse.Namespace) -> int:
         with step(f"{given.domain} up to {instant:%Y-%m-%d %H:%M}"):
             found = night.refresh(at, given.domain, instant)
     for delivery in found:
-        print(
-            f"  {delivery.source:12} {delivery.read} rows read, {delivery.kept} kept, {delivery.quarantined} quarantined"
-        )
+        print(f"  {delivery.source:12} {delivery.read} rows, {delivery.kept} kept, {delivery.quarantined} quarantined")
         for sentence in (*delivery.stops, *delivery.notes):
             print(f"    {'STOPPED' if sentence in delivery.stops else 'note'}: {sentence}")
     return 1 if any(delivery.stops for delivery in found) else 0
@@ -97,6 +95,14 @@ def rollback(given: argparse.Namespace) -> int:
         key=f"rollback/{model.name}/{instant.isoformat()}",
     )  # fmt: skip
     print(f"{model.name}: version {pointer.version} is champion again")
+    return 0
+
+
+def repair(given: argparse.Namespace) -> int:
+    """Write the pointer of a model again from the ledger's last promotion or rollback."""
+    at, model = home(), models.load(given.model)
+    pointer = promotion.repair(Ledger(at.ledger_url), at.pointers, model.name)
+    print(f"{model.name}: version {pointer.version} is champion" if pointer else f"{model.name}: never promoted")
     return 0
 
 

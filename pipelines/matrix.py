@@ -50,7 +50,10 @@ def _column(values: Sequence[Any], feature: FeatureLike) -> np.ndarray:
         column = np.array([None if _missing(value) else str(value) for value in values], dtype=object)
         column[[value is None for value in column]] = feature.default
         return column
-    numbers = pd.to_numeric(pd.Series(values, dtype=object), errors="raise").to_numpy(dtype="float64", na_value=np.nan)
+    if isinstance(values, pd.Series):
+        numbers = values.to_numpy(dtype="float64", na_value=np.nan)
+    else:
+        numbers = np.array(values, dtype="float64")  # None becomes NaN
     if feature.default is not None:
         numbers = np.where(np.isnan(numbers), float(feature.default), numbers)
     return numbers

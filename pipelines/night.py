@@ -5,7 +5,8 @@ Every step takes `as_of`, the instant it speaks for, and can be run again for it
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+import time
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pandas as pd
@@ -55,7 +56,10 @@ class Night(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def refresh(at: Home, domain: str, as_of: datetime) -> list[Delivery]:
-    """Ingest what is new, compute the feature tables that are due, bring them to serving."""
+    """Ingest what is new, compute the feature tables that are due, and bring them to serving once they are visible.
+
+    For past instants it does not wait; for the present one it waits until the tables' lag is over.
+    """
     found = ingest(at, domain, as_of)
     build_tables(at, domain, as_of)
     materialize(at, domain, as_of)
@@ -70,10 +74,17 @@ def build_tables(at: Home, domain: str, as_of: datetime) -> dict[str, int]:
 
 
 def materialize(at: Home, domain: str, as_of: datetime) -> None:
-    """Bring the feature tables to the online store."""
+    """Bring the snapshots of `as_of` to the online store, at the instant from which training may see them too.
+
+    Earlier would be a skew of its own: the value they replace would be gone from serving, but not from training.
+    """
     from pipelines import feature_store  # Feast is slow to import: only steps that need it do
 
-    feature_store.materialize(at, domain, as_of)
+    visible = as_of + max(table.lag for table in features.load(domain).tables)
+    wait = (visible - datetime.now(UTC)).total_seconds()
+    if 0 < wait <= (visible - as_of).total_seconds():
+        time.sleep(wait)
+    feature_store.materialize(at, domain, visible)
 
 
 def night(at: Home, model: Model, as_of: datetime) -> Verdict:
@@ -150,7 +161,7 @@ def judge(at: Home, model: Model, as_of: datetime) -> Verdict:
     return found
 
 
-def _decide(at: Home, model: Model, as_of: datetime, pointer: Pointer, packaged) -> Verdict:
+def _decide(at: Home, model: Model, as_of: datetime, pointer: Pointer, packaged: Packaged) -> Verdict:
     _, until = day_before(as_of)
     began = _midnight(datetime.fromisoformat(pointer.as_of))
     window = model.monitoring.window

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -57,8 +58,7 @@ def gather(at: Home, model: Model, as_of: datetime) -> Week:
         since=since.date().isoformat(), until=(until - DAY).date().isoformat(), first_line=line, kind=kind,
         verdicts=told, quality=quality(at, model, as_of), champions=champions,
         nights=_nights(ledger, model, since, until, told), quarantine=_quarantine(at, model, since, until),
-        parity=_parity([each.parity for each in seen if each.parity]), serving=_serving(seen),
-        false_alarms_per_year=model.monitoring.false_alarms_per_year, approval=approval,
+        parity=_parity([each.parity for each in seen if each.parity]), serving=_serving(seen), approval=approval,
     )  # fmt: skip
 
 
@@ -133,15 +133,15 @@ def _nights(
     return [_night((since + n * DAY).date().isoformat(), by_day, promoted) for n in range(count)]
 
 
-def _night(day: str, verdicts: dict, promoted: dict[object, Entry]) -> page.Night:  # type: ignore[type-arg]
-    date = datetime.fromisoformat(day).date()
-    verdict = verdicts.get(date)
+def _night(day: str, verdicts: Mapping[date, Verdict], promoted: Mapping[date, Entry]) -> page.Night:
+    at = date.fromisoformat(day)
+    verdict = verdicts.get(at)
     if verdict is None:
         return page.Night(day, "missed", "no verdict: the night did not run")
-    if date in promoted:
-        return page.Night(day, "promoted", f"{verdict.sentence}; version {promoted[date].body['version']} went live")
-    status = {"veto": "fault", "retrain": "retrained"}.get(verdict.action, "quiet")
-    return page.Night(day, status, verdict.sentence)  # type: ignore[arg-type]
+    if at in promoted:
+        return page.Night(day, "promoted", f"{verdict.sentence}; version {promoted[at].body['version']} went live")
+    status: dict[str, page.Status] = {"veto": "fault", "retrain": "retrained"}
+    return page.Night(day, status.get(verdict.action, "quiet"), verdict.sentence)
 
 
 def _quarantine(at: Home, model: Model, since: datetime, until: datetime) -> list[Quarantined]:
