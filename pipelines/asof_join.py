@@ -149,10 +149,8 @@ def _latest(view: View, asked: _Asked, filter_by_created_timestamp: bool) -> dic
     """{name in the result: n values, in the order in which the entity rows came}."""
     held = _held(view, asked)
     at = _row_numbers(view, asked, held.schema, _versions(held, view, filter_by_created_timestamp))
-    return {
-        name: arrow(held.select(pl.col(FEATURE + column).gather(at)).to_series())
-        for column, name in view.features.items()
-    }
+    seen = held.select(pl.col(FEATURE + column).gather(at) for column in view.features)
+    return {name: arrow(seen[FEATURE + column]) for column, name in view.features.items()}
 
 
 def _row_numbers(view: View, asked: _Asked, schema: pl.Schema, versions: pl.DataFrame) -> pl.Series:

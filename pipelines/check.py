@@ -78,7 +78,6 @@ def _validate(rows: pd.DataFrame, suite: Suite, parameters: dict[str, Any]) -> l
     # A context of its own for each call: one that threads share validates the wrong frame, in silence.
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    context.variables.save()
     asset = context.data_sources.add_pandas("batches").add_dataframe_asset(suite.source)
     batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": rows})
     configured = [

@@ -26,6 +26,7 @@ from pipelines.frame import with_features
 from pipelines.home import Home
 from pipelines.ingest import Delivery, deliveries, ingest
 from pipelines.ledger import Ledger
+from pipelines.package import Packaged
 from pipelines.promotion import Pointer
 from pipelines.retraining import champion
 
