@@ -164,7 +164,8 @@ def _action(cause: Cause, resting: datetime | None) -> Action:
 
 def _faulty(faults: Sequence[Fault]) -> str:
     more = f" ({len(faults) - 1} more below)" if len(faults) > 1 else ""
-    return f"{faults[0].sentence}{more}"
+    first = faults[0]
+    return f"{'' if first.source in first.sentence else first.source + ': '}{first.sentence}{more}"
 
 
 def _moved(moved: Sequence[Input], evidence: Evidence) -> str:

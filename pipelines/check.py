@@ -97,17 +97,21 @@ def _validate(rows: pd.DataFrame, suite: Suite, parameters: dict[str, Any]) -> l
 
 def _broken(rule: Rule, result: dict[str, Any], rows: int) -> Broken:
     errors = [e for e in _exceptions(result.get("exception_info") or {}) if e]
-    about = rule.args.get("column") or ", ".join(rule.args.get("column_list", ())) or "the batch"
+    about = " and ".join(f"`{name}`" for name in rule.args.get("column_list", [rule.args.get("column", "the batch")]))
     found = result["result"]
     count = int(found.get("unexpected_count") or 0)
     if errors:
         text = f"{about}: the check could not be made ({errors[0]})"
     elif count:
-        examples = ", ".join(str(value) for value in (found.get("partial_unexpected_list") or ())[:3])
+        examples = ", ".join(_short(value) for value in (found.get("partial_unexpected_list") or ())[:3])
         text = f"{about}: {count} of {rows} rows, such as {examples}; {rule.why}"
     else:
         text = f"{about}: found {_observed(found)}; {rule.why}"
     return Broken(rule.expect, rule.severity, text, 0 if errors else count, bool(errors))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _exceptions(info: Mapping[str, Any]) -> list[str]:

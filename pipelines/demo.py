@@ -247,8 +247,9 @@ def _summary(demo: Demo, stack: Stack, key: str, pages: list[str], seconds: floa
     for model in demo.models:
         console.print(f"\n{model.name} ({model.metric}), by week as served:")
         for week in quality(demo.at, model, until):
+            low, high = sorted((abs(week.low), abs(week.high)))
             console.print(
-                f"  week of {week.week}: {abs(week.value):.3f}, interval {abs(week.low):.3f} to {abs(week.high):.3f}, "
+                f"  week of {week.week}: {abs(week.value):.3f}, interval {low:.3f} to {high:.3f}, "
                 f"{week.labels:,} labels ({week.maturity:.0%} in), version {week.version} at its end"
             )
     console.print("\npages (open in a browser):")
@@ -263,7 +264,7 @@ def _summary(demo: Demo, stack: Stack, key: str, pages: list[str], seconds: floa
         console.print(f"Prefect  {stack.prefect_url}   user and password: {demo.at.prefect / 'auth'}")
         console.print("Ctrl-C ends the stack.")
     else:
-        console.print("  make demo-keep   the same, and leaves the stack running")
+        console.print("  .venv/bin/headway demo --keep   plays it again, and leaves the stack running to look at")
 
 
 def _wait() -> None:

@@ -24,6 +24,7 @@ from pipelines.scoring import interval, score
 
 DAY = timedelta(days=1)
 SHOWN_WEEKS = 12
+ENOUGH_DAYS = 3
 
 
 def weekly(at: Home, model: Model, as_of: datetime, *, evidently: bool = True) -> Path:
@@ -69,8 +70,11 @@ def span(model: Model, as_of: datetime) -> tuple[datetime, datetime]:
 
 
 def quality(at: Home, model: Model, as_of: datetime) -> list[Quality]:
-    """How good the served predictions were, by window since the first promotion, latest last; windows without
-    labels are left out."""
+    """How good the served predictions were, by window since the first promotion, latest last.
+
+    Only days whose labels have matured count: the labels that come first are those of the quickest outcomes. Windows
+    with fewer than three such days are left out, since an interval over days means nothing then.
+    """
     reigns = promotion.reigns(Ledger(at.ledger_url), model.name, as_of)
     if not reigns:
         return []
@@ -84,11 +88,13 @@ def quality(at: Home, model: Model, as_of: datetime) -> list[Quality]:
 
 def _quality(at: Home, model: Model, since: datetime, until: datetime, as_of: datetime) -> Quality | None:
     rows = predictions.labelled(at, model, since, until, as_of=as_of)
-    known = rows[rows["label"].notna()].reset_index(drop=True)
+    matured = rows["decision_time"] <= pd.Timestamp(as_of - model.examples.label_matures)
+    known = rows[matured & rows["label"].notna()].reset_index(drop=True)
     label, answer = known["label"].to_numpy(), known["prediction"].to_numpy()
-    if len(known) < 2 or (model.task == "binary" and len(np.unique(label)) < 2):
+    days = profile.iso_days(known["decision_time"])
+    if len(set(days)) < ENOUGH_DAYS or (model.task == "binary" and len(np.unique(label)) < 2):
         return None
-    found = interval(model, label, answer, profile.iso_days(known["decision_time"]))
+    found = interval(model, label, answer, days)
     constant = np.full(len(label), label.mean() if model.task == "binary" else np.median(label))
     return Quality(
         week=since.date().isoformat(), metric=model.metric, value=found.value, low=found.low, high=found.high,
