@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import importlib
 import re
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast, dataclass_transform
@@ -96,12 +97,19 @@ def load(package: str, name: str, kind: type[T]) -> T:
         module = importlib.import_module(f"{package}.{name}")
     except HeadwayError as error:
         raise DeclarationError(f"{package}/{name}.py: {error}") from None
+    except Exception as error:  # the user's code: whatever it raises is told like any other mistake in it
+        raise DeclarationError(f"{package}/{name}.py{_line(error, name)}: {type(error).__name__}: {error}") from error
     found = [value for value in vars(module).values() if isinstance(value, kind)]
     if len(found) != 1:
         raise DeclarationError(
             f"{package}/{name}.py declares {len(found)} objects of type {kind.__name__}; it must declare one."
         )
     return found[0]
+
+
+def _line(error: Exception, name: str) -> str:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).stem == name]
+    return f", line {frames[-1].lineno}" if frames else ""
 
 
 def unique(things: tuple[Any, ...], what: str, of: Callable[[Any], str] = lambda thing: thing.name) -> None:
