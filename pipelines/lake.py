@@ -52,7 +52,8 @@ def _merge(before: pa.Table | None, part: pa.Table, key: list[str]) -> pa.Table:
     # Sorted by key and arrival, so equal rows give equal bytes however often and in what order they came.
     ranked = both.append_column("_arrival", pa.array(range(len(both)), pa.int64()))
     ranked = ranked.sort_by([(name, "ascending") for name in [*key, "_arrival"]])
-    last = ~ranked.select(key).to_pandas().duplicated(keep="last").to_numpy()
+    # Integers beside a missing one would become floats, and great ones equal.
+    last = ~ranked.select(key).to_pandas(integer_object_nulls=True).duplicated(keep="last").to_numpy()
     return ranked.filter(pa.array(last)).drop_columns(["_arrival"])
 
 
