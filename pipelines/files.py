@@ -32,5 +32,5 @@ def read_json(path: Path, kind: type[T]) -> T:
     """The value in `path`. Raises HeadwayError naming the file when it is not a `kind`."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise HeadwayError(f"{path} is not readable: {error}. Put the file back from a backup, or remove it.") from None

@@ -7,6 +7,7 @@ unpickled that was not written here. After loading, golden rows must give the an
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -153,11 +154,18 @@ def load(at: Home, tag: str) -> Packaged:
     return packaged
 
 
+def holds(packaged: Packaged, estimator: Any) -> bool:
+    """Whether a version's estimator is this one, to the last byte."""
+    written = io.BytesIO()
+    joblib.dump(estimator, written)
+    return hashlib.sha256(written.getvalue()).hexdigest() == packaged.manifest.files[ESTIMATOR]
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest in a version's folder. Raises HeadwayError when there is none that can be read."""
     try:
         return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise HeadwayError(f"{folder / MANIFEST}: {error}. Restore the folder, or train the model again.") from None
 
 

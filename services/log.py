@@ -41,7 +41,7 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
     with file as lines:
         for line in lines:
             if line.endswith(b"\n"):
-                with suppress(msgspec.MsgspecError):
+                with suppress(msgspec.MsgspecError, UnicodeDecodeError):
                     record = msgspec.json.decode(line)
                     if isinstance(record, dict):
                         yield record
