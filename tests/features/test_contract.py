@@ -184,9 +184,7 @@ GATES = "gain_over_baseline=0.0, loss_to_champion=0.0, calibration=0.1"
 def test_a_declaration_is_found_by_the_name_of_its_file(folder: Path) -> None:
     (folder / "broken.py").write_text("syntax error here")
     assert _contract.names("ours") == ["broken", "good"]
-    assert _contract.load("ours", "good", Gates) == Gates(
-        gain_over_baseline=0.0, loss_to_champion=0.0, calibration=0.1
-    )
+    assert _contract.load("ours", "good", Gates) == Gates(gain_over_baseline=0.0, loss_to_champion=0.0, calibration=0.1)
 
 
 @pytest.mark.parametrize(

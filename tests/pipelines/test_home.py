@@ -47,7 +47,7 @@ def test_the_root_is_beside_the_project_by_default(monkeypatch: pytest.MonkeyPat
 def test_a_root_that_cannot_be_a_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HEADWAY_HOME", str(tmp_path / "file"))
-    with pytest.raises(HeadwayError, match="cannot be used .* Name a folder that you own"):
+    with pytest.raises(HeadwayError, match=r"cannot be used .* Name a folder that you own"):
         home()
 
 
@@ -86,5 +86,5 @@ def test_an_instant_is_utc_whatever_its_zone(text: str, instant: datetime) -> No
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2013-02-30", "07.04.2013"])
 def test_what_is_no_instant_is_told(text: str) -> None:
-    with pytest.raises(HeadwayError, match="is not an instant. Write it like 2013-04-07"):
+    with pytest.raises(HeadwayError, match=r"is not an instant. Write it like 2013-04-07"):
         utc(text)

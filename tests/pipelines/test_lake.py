@@ -149,7 +149,7 @@ def test_a_relation_without_rows_in_its_span_has_columns(tmp_path: Path) -> None
 
 
 def test_a_relation_of_nothing_says_what_to_run(tmp_path: Path) -> None:
-    with lake.connect() as connection, pytest.raises(HeadwayError, match="nothing ingested yet .* `headway ingest`"):
+    with lake.connect() as connection, pytest.raises(HeadwayError, match=r"nothing ingested yet .* `headway ingest`"):
         lake.relation(connection, "it", tmp_path, by="known", since=MIDNIGHT, until=MIDNIGHT)
 
 
