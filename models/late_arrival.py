@@ -62,7 +62,7 @@ LATE_ARRIVAL = Model(
     feature_service="flight_plan",
     examples=EXAMPLES,
     estimator=estimator,
-    training_window=timedelta(days=90),
+    training_window=timedelta(weeks=12),
     holdout=timedelta(days=14),
     metric="roc_auc",
     baselines={"always_the_same": lambda: DummyClassifier(strategy="prior"), "hour_of_day": hour_of_day},

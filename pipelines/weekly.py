@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -180,7 +181,9 @@ def _evidently(at: Home, model: Model, as_of: datetime, week: Week, path: Path) 
     verdict = week.judged
     if live is None or verdict is None:
         return False
-    from monitoring import evidently_report  # slow to import
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries that it imports
+        from monitoring import evidently_report  # slow to import: only where it is wanted
 
     _, packaged = live
     rows = predictions.predictions(at, model, *span(model, as_of))
