@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 import expectations
 import features
@@ -83,9 +84,10 @@ def _deliver(at: Home, domain: Domain, source: Source, as_of: datetime) -> Deliv
 
 
 def _take(at: Home, domain: Domain, source: Source, since: datetime, until: datetime) -> Delivery:
-    rows, complaint = _read(source, since, until)
-    suite = expectations.load(domain.name).suite(source.name)
     folder = at.room("lake", domain.name, source.name)
+    rows, complaint = _read(source, since, until)
+    complaint = complaint or _clash(folder, source, rows)
+    suite = expectations.load(domain.name).suite(source.name)
     stops, notes, new = [complaint] if complaint else [], [], 0
     checked = Checked(rows, rows.iloc[:0], ())
     if not complaint and (len(rows) or any("row_count" in rule.expect for rule in suite.rules)):
@@ -121,6 +123,17 @@ def _read(source: Source, since: datetime, until: datetime) -> tuple[pd.DataFram
     return rows, None
 
 
+def _clash(folder: Path, source: Source, rows: pd.DataFrame) -> str | None:
+    """What keeps the rows from lying beside those that are there: a column of two types, or of another one."""
+    try:
+        schema = lake.microseconds(pa.Table.from_pandas(rows, preserve_index=False)).schema
+        kept = [pq.read_schema(path) for path in lake.days(folder)[-1:]]
+        pa.unify_schemas([*kept, schema], promote_options="permissive")
+    except pa.ArrowException as error:
+        return f"{source.name} has a column whose type changed: {error}"
+    return None
+
+
 def _volume(folder: Path, source: Source, since: datetime, until: datetime) -> dict[str, int | None]:
     """`rows_low` and `rows_high` for a window: half the least and twice the most of the same hours on days before."""
     step = timedelta(days=max(1, -(-(until - since) // timedelta(days=1))))
@@ -138,6 +151,11 @@ def _volume(folder: Path, source: Source, since: datetime, until: datetime) -> d
 def _quarantine(folder: Path, until: datetime, rows: pd.DataFrame) -> None:
     path = folder / f"{stamp(until)}.parquet"
     if len(rows):
-        lake.replace(path, pa.Table.from_pandas(rows, preserve_index=False))
+        try:
+            table = pa.Table.from_pandas(rows, preserve_index=False)
+        except pa.ArrowException:  # a column of several types is set aside as text
+            texts = dict.fromkeys(rows.select_dtypes(object), "string")
+            table = pa.Table.from_pandas(rows.astype(texts), preserve_index=False)
+        lake.replace(path, table)
     else:
         path.unlink(missing_ok=True)
