@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import subprocess
 from dataclasses import dataclass
 from datetime import datetime
@@ -105,7 +106,7 @@ def evaluate(at: Home, model: Model, parts: Split, candidate: Candidate) -> Eval
     """Judge a candidate on the holdout, against the baselines and the champion."""
     holdout, label = parts.holdout, parts.holdout.rows["label"].to_numpy()
     ours = predict(model, candidate.estimator, holdout.inputs)
-    champion = _champion(at, model, holdout)
+    champion = _champion(at, model, holdout, ours)
     gates = judge(model, candidate.estimator, parts, champion, candidate.twin)
     metrics = {"holdout": score(model, label, ours), "train": _on_train(model, candidate, parts)}
     if champion is not None and np.isfinite(champion).all():
@@ -176,16 +177,28 @@ def champion(at: Home, model: Model) -> tuple[promotion.Pointer, package.Package
     return (pointer, package.load(at, pointer.tag)) if pointer else None
 
 
-def _champion(at: Home, model: Model, holdout: Frame) -> np.ndarray | None:
-    live = champion(at, model)
-    if live is None:
+def _champion(at: Home, model: Model, holdout: Frame, ours: np.ndarray) -> np.ndarray | None:
+    packaged = _rival(at, model, holdout, ours)
+    if packaged is None:
         return None
-    _, packaged = live
     unseen = holdout.rows["decision_time"] > pd.Timestamp(packaged.manifest.trained_until)
+    return np.where(unseen, _answers(packaged, holdout), np.nan)
+
+
+def _rival(at: Home, model: Model, holdout: Frame, ours: np.ndarray) -> package.Packaged | None:
+    """The champion. If it answers as ours to the last bit, this run repeats its training: then the one it replaced."""
+    live = champion(at, model)
+    if live is None or not np.array_equal(_answers(live[1], holdout), ours):
+        return live[1] if live else None
+    reigns = promotion.reigns(Ledger(at.ledger_url), model.name)
+    before = list(itertools.takewhile(lambda reign: reign.digest != live[0].digest, reigns))
+    return package.load(at, before[-1].tag) if before else None
+
+
+def _answers(packaged: package.Packaged, holdout: Frame) -> np.ndarray:
     known = [feature.name for feature in packaged.manifest.features]
-    if set(known) - set(holdout.inputs):
-        return np.full(len(holdout), np.nan)
-    return np.where(unseen, packaged.predict(holdout.inputs[known]), np.nan)
+    lacks = bool(set(known) - set(holdout.inputs))
+    return np.full(len(holdout), np.nan) if lacks else packaged.predict(holdout.inputs[known])
 
 
 def _on_train(model: Model, candidate: Candidate, parts: Split) -> float:
