@@ -42,11 +42,17 @@ def _local_clock(days: pd.Series, clock: pd.Series) -> pd.Series:
 
 def _scheduled_arrival(local: pd.Series, zones: pd.Series, departure: pd.Series) -> pd.Series:
     """The first instant after `departure` at which the destination's clock shows that time."""
-    arrival = pd.Series(pd.NaT, index=local.index, dtype="datetime64[us, UTC]")
+    # The day is added to the clock, not to the instant: on two nights a year a day does not have 24 hours.
+    today, tomorrow = (_instants(local + pd.Timedelta(days=days), zones) for days in (0, 1))
+    return today.where(today > departure, tomorrow)
+
+
+def _instants(local: pd.Series, zones: pd.Series) -> pd.Series:
+    found = pd.Series(pd.NaT, index=local.index, dtype="datetime64[us, UTC]")
     for zone, here in local.groupby(zones):
         clock = here.dt.tz_localize(zone, ambiguous=True, nonexistent="shift_forward")
-        arrival[here.index] = clock.dt.tz_convert("UTC").dt.as_unit("us")
-    return arrival.where(arrival > departure, arrival + pd.Timedelta(days=1))
+        found[here.index] = clock.dt.tz_convert("UTC").dt.as_unit("us")
+    return found
 
 
 @functools.cache
