@@ -93,16 +93,42 @@ def interval(
         days: (n,) the day of each row.
     """
 
-    def difference(rows: Any) -> float:
-        ours = score(model, label[rows], prediction[rows])
-        return ours if than is None else ours - score(model, label[rows], than[rows])
-
     groups = list(pd.Series(np.arange(len(label))).groupby(np.asarray(days)).indices.values())
     draw = np.random.default_rng(SEED)
-    drawn = [
-        difference(np.concatenate([groups[k] for k in draw.integers(len(groups), size=len(groups))]))
-        for _ in range(RESAMPLES)
-    ]
+    draws = [draw.integers(len(groups), size=len(groups)) for _ in range(RESAMPLES)]
+    value, drawn = score(model, label, prediction), _resampled(model, label, prediction, groups, draws)
+    if than is not None:
+        value, drawn = value - score(model, label, than), drawn - _resampled(model, label, than, groups, draws)
     tail = (1 - model.gates.confidence) / 2
     low, high = np.nanquantile(drawn, [tail, 1 - tail]) if np.isfinite(drawn).any() else (np.nan, np.nan)
-    return Interval(difference(slice(None)), float(low), float(high))
+    return Interval(value, float(low), float(high))
+
+
+def _resampled(
+    model: Model, label: np.ndarray, prediction: np.ndarray, groups: list[np.ndarray], draws: list[np.ndarray]
+) -> np.ndarray:
+    """(len(draws),) the metric on all rows of the groups of each draw; NaN where it needs two classes and finds one."""
+    if model.metric == "roc_auc" and model.task == "binary":
+        # Scikit-learn's sorts the rows anew for every draw, which took a sixth of a night.
+        return _weighted_auc(label, prediction, groups, draws)
+    rows = (np.concatenate([groups[k] for k in drawn]) for drawn in draws)
+    return np.array([score(model, label[inside], prediction[inside]) for inside in rows])
+
+
+def _weighted_auc(
+    label: np.ndarray, prediction: np.ndarray, groups: list[np.ndarray], draws: list[np.ndarray]
+) -> np.ndarray:
+    """The chance that a positive ranks above a negative, ties by half (Hanley & McNeil 1982), rows counted as drawn."""
+    order = np.argsort(prediction, kind="stable")
+    ties = np.flatnonzero(np.diff(prediction[order], prepend=np.nan) != 0)
+    group = np.empty(len(label), dtype="int64")
+    for number, rows in enumerate(groups):
+        group[rows] = number
+    group, positive, found = group[order], label[order] == 1, []
+    for drawn in draws:
+        times = np.bincount(drawn, minlength=len(groups))[group]
+        above, beside = (np.add.reduceat(times * part, ties) for part in (positive, ~positive))
+        pairs = above.sum() * beside.sum()
+        below = np.cumsum(beside) - beside / 2
+        found.append(above @ below / pairs if pairs else np.nan)
+    return np.array(found)
