@@ -173,7 +173,7 @@ def platform(folder: Path, clock: Clock) -> dict[str, Any]:
 
         import features
         import models
-        from pipelines import feature_store, ingest, judge, night, retraining  # noqa: F401
+        from pipelines import asof, feature_store, ingest, judge, night, retraining  # noqa: F401
 
         at, model, domain = Home(folder / "home"), models.load(MODEL), features.load(DOMAIN)
     clock.watch(ingest, "check", "check")
@@ -415,7 +415,9 @@ def _fresh(folder: Path) -> None:
 def _apart(folder: Path, *arguments: str, show: bool = False) -> str:
     # A child's peak memory starts at what its parent holds, so this process must stay small.
     command = [sys.executable, "-m", "benchmarks.night", "--folder", str(folder), *arguments]
-    env = environment(Home(folder / "home"))
+    # Compiled modules are kept, so that a run's imports are those of any night but the first.
+    bytecode = {"PYTHONPYCACHEPREFIX": str(folder / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
+    env = environment(Home(folder / "home")) | bytecode
     with tempfile.TemporaryFile("w+") as errors:
         out = None if show else subprocess.PIPE
         done = subprocess.run(command, cwd=ROOT, env=env, stdout=out, stderr=errors, text=True, check=False)
