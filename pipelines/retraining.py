@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import subprocess
 from dataclasses import dataclass
 from datetime import datetime
@@ -86,7 +85,7 @@ def retrain(at: Home, model: Model, as_of: datetime, *, actor: str, verdict: Ent
     """
     parts = assemble(at, model, as_of)
     candidate = fit(model, parts)
-    evaluation = evaluate(at, model, parts, candidate)
+    evaluation = evaluate(at, model, as_of, parts, candidate)
     manifest = store(at, model, as_of, parts, candidate, evaluation)
     return settle(at, model, as_of, manifest, evaluation, actor=actor, verdict=verdict)
 
@@ -102,11 +101,11 @@ def fit(model: Model, parts: Split) -> Candidate:
     return Candidate(*(model.estimator().fit(parts.train.inputs, label) for _ in range(2)))
 
 
-def evaluate(at: Home, model: Model, parts: Split, candidate: Candidate) -> Evaluation:
-    """Judge a candidate on the holdout, against the baselines and the champion."""
+def evaluate(at: Home, model: Model, as_of: datetime, parts: Split, candidate: Candidate) -> Evaluation:
+    """Judge a candidate on the holdout, against the baselines and the champion of that instant."""
     holdout, label = parts.holdout, parts.holdout.rows["label"].to_numpy()
     ours = predict(model, candidate.estimator, holdout.inputs)
-    champion = _champion(at, model, holdout, ours)
+    champion = _champion(at, model, holdout, as_of)
     gates = judge(model, candidate.estimator, parts, champion, candidate.twin)
     metrics = {"holdout": score(model, label, ours), "train": _on_train(model, candidate, parts)}
     if champion is not None and np.isfinite(champion).all():
@@ -177,22 +176,18 @@ def champion(at: Home, model: Model) -> tuple[promotion.Pointer, package.Package
     return (pointer, package.load(at, pointer.tag)) if pointer else None
 
 
-def _champion(at: Home, model: Model, holdout: Frame, ours: np.ndarray) -> np.ndarray | None:
-    packaged = _rival(at, model, holdout, ours)
-    if packaged is None:
+def _champion(at: Home, model: Model, holdout: Frame, as_of: datetime) -> np.ndarray | None:
+    """What the champion of that instant answers (n,), NaN for rows it was trained on; None when there was none.
+
+    One promoted at `as_of` itself does not count: it is this very training, done before.
+    """
+    reigns = promotion.reigns(Ledger(at.ledger_url), model.name, as_of)
+    before = [reign for reign in reigns if datetime.fromisoformat(reign.as_of) < as_of]
+    if not before:
         return None
+    packaged = package.load(at, before[-1].tag)
     unseen = holdout.rows["decision_time"] > pd.Timestamp(packaged.manifest.trained_until)
     return np.where(unseen, _answers(packaged, holdout), np.nan)
-
-
-def _rival(at: Home, model: Model, holdout: Frame, ours: np.ndarray) -> package.Packaged | None:
-    """The champion. If it answers as ours to the last bit, this run repeats its training: then the one it replaced."""
-    live = champion(at, model)
-    if live is None or not np.array_equal(_answers(live[1], holdout), ours):
-        return live[1] if live else None
-    reigns = promotion.reigns(Ledger(at.ledger_url), model.name)
-    before = list(itertools.takewhile(lambda reign: reign.digest != live[0].digest, reigns))
-    return package.load(at, before[-1].tag) if before else None
 
 
 def _answers(packaged: package.Packaged, holdout: Frame) -> np.ndarray:

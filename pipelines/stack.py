@@ -30,7 +30,7 @@ import psutil
 from features._contract import HeadwayError
 from pipelines import children
 from pipelines.children import Child
-from pipelines.home import PROJECT, SINGLE_THREAD, Home, environment, home, utc
+from pipelines.home import PROJECT, Home, environment, home, utc
 from pipelines.orchestrator import POOL, Api, answers, client_environment, python_path
 
 PARTS = ("server", "worker", "service")
@@ -153,8 +153,7 @@ class Stack:
             "worker": [*_module("prefect"), "worker", "start", "--type", "process", "--pool", POOL, "--name", POOL],
             "service": [*_module("bentoml"), "serve", "services.bento:Headway", "--host", host, "--port", port],
         }
-        threads = SINGLE_THREAD if part == "service" else {}
-        return Child(part, commands[part], {**self.environment, **threads}, self.home.logs / f"{part}.log")
+        return Child(part, commands[part], self.environment, self.home.logs / f"{part}.log")
 
     def _worker_polls(self, since: datetime) -> bool:
         workers = self.api.post(f"/work_pools/{POOL}/workers/filter", {})
