@@ -106,6 +106,20 @@ def bare_polars(folder: Path) -> Callable[[], Any]:
     return run
 
 
+def duckdb_asof_join(folder: Path) -> Callable[[], Any]:
+    import duckdb
+
+    features, joins = [], []
+    for name, view in VIEWS.items():
+        keys, ttl = ", ".join(view.keys), f"INTERVAL {view.ttl // timedelta(hours=1)} HOURS"
+        features += [f"CASE WHEN r.{TIME} <= {name}.{TIME} + {ttl} THEN {name}.{f} END AS {f}" for f in view.features]
+        latest = f"QUALIFY row_number() OVER (PARTITION BY {keys}, {TIME} ORDER BY {CREATED} DESC) = 1"
+        matches = " AND ".join([f"r.{key} = {name}.{key}" for key in view.keys] + [f"r.{TIME} >= {name}.{TIME}"])
+        joins.append(f"ASOF LEFT JOIN (FROM '{folder}/{name}.parquet' {latest}) AS {name} ON {matches}")
+    query = f"SELECT r.*, {', '.join(features)} FROM '{folder}/entities.parquet' AS r {' '.join(joins)}"
+    return lambda: duckdb.connect().execute(query).to_arrow_table()
+
+
 def pandas_merge_asof(folder: Path) -> Callable[[], Any]:
     import pandas as pd
 
@@ -217,6 +231,7 @@ CONTENDERS: dict[str, Callable[[Path], Callable[[], Any]]] = {
     "as-of store, Arrow rows": as_of_store_arrow,
     "as-of store, pandas rows": as_of_store,
     "polars join_asof, bare": bare_polars,
+    "DuckDB ASOF JOIN": duckdb_asof_join,
     "pandas merge_asof": pandas_merge_asof,
     "Feast's DuckDB store": stock_store,
 }
@@ -257,14 +272,20 @@ def _peak() -> float:
 
 def measure_apart(contender: str, folder: Path, limit: float) -> Run | None:
     """The same in a process of its own; None if it took longer than `limit` seconds."""
-    command = [sys.executable, "-m", "benchmarks.asof", "--measure", contender, "--folder", str(folder)]
     try:
-        done = subprocess.run(command, cwd=ROOT, timeout=limit, capture_output=True, text=True, check=False)
+        printed = _apart("--measure", contender, "--folder", str(folder), limit=limit)
     except subprocess.TimeoutExpired:
         return None
+    return Run(*json.loads(printed.splitlines()[-1]))
+
+
+def _apart(*arguments: str, limit: float | None = None) -> str:
+    # A child's peak memory starts at what its parent holds, so this process must stay small: it writes no inputs.
+    command = [sys.executable, "-m", "benchmarks.asof", *arguments]
+    done = subprocess.run(command, cwd=ROOT, timeout=limit, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{contender} failed:\n{done.stderr}")
-    return Run(*json.loads(done.stdout.splitlines()[-1]))
+        raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stderr}")
+    return done.stdout
 
 
 def compare(folder: Path, repeats: int, limit: float, *, with_stock: bool) -> dict[str, Run | None]:
@@ -320,18 +341,22 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each contender, of which the median is shown")
     parser.add_argument("--limit", type=float, default=120, help="seconds that one run may take")
     parser.add_argument("--quick", action="store_true", help="20,000 rows only")
+    parser.add_argument("--write", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--measure", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         print(json.dumps(measure(options.measure, options.folder)))
         return
+    if options.write:
+        write_inputs(options.folder, options.write)
+        return
     with_stock = True
     for rows in [20_000] if options.quick else options.rows:
         with tempfile.TemporaryDirectory() as folder:
             print(f"writing {rows:,} rows ...", flush=True)
-            write_inputs(Path(folder), rows)
-            write_inputs(Path(folder, "warm"), 200)
+            for size, target in ((rows, folder), (200, f"{folder}/warm")):
+                _apart("--write", str(size), "--folder", target)
             found = compare(Path(folder), options.repeats, options.limit, with_stock=with_stock)
         show(rows, found, options.limit, with_stock=with_stock)
         stock = found[STOCK]

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -139,10 +140,17 @@ class _Asked:
         return _Asked(
             times=times,
             rows=rows,
-            back=None if ordered else rows[ROW].arg_sort(),
+            back=None if ordered else _inverse(rows[ROW]),
             first=times.min(),  # type: ignore[arg-type]
             last=times.max(),  # type: ignore[arg-type]
         )
+
+
+def _inverse(order: pl.Series) -> pl.Series:
+    """Where each number of a permutation stands in it; a tenth of the time of sorting them."""
+    back = np.empty(len(order), dtype="uint32")
+    back[order.to_numpy()] = np.arange(len(order), dtype="uint32")
+    return pl.Series(back)
 
 
 def _latest(view: View, asked: _Asked, filter_by_created_timestamp: bool) -> dict[str, pa.Array]:
