@@ -203,7 +203,7 @@ def platform(folder: Path, clock: Clock) -> dict[str, Any]:
     with clock.step("fit"):
         candidate = retraining.fit(model, parts)
     with clock.step("evaluate"):
-        evaluation = retraining.evaluate(at, model, parts, candidate)
+        evaluation = retraining.evaluate(at, model, AS_OF, parts, candidate)
     with clock.step("package"):
         manifest = retraining.store(at, model, AS_OF, parts, candidate, evaluation)
     with clock.step("promote"):
