@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Where this is set, every process compiles all that it imports anew: a dozen seconds each.
+export PYTHONDONTWRITEBYTECODE :=
 READY := $(VENV)/.ready
 CHECKED := features expectations models pipelines monitoring services tests benchmarks
 
