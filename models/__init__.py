@@ -56,7 +56,7 @@ class Gates:
     """What a challenger must show before it is promoted. Gains are in units of the model's metric."""
 
     gain_over_baseline: Annotated[float, Field(ge=0.0)]
-    """Its metric beats each baseline's by at least this, at the lower end of the interval."""
+    """Its metric beats each baseline's by more than this, at the lower end of the interval."""
     loss_to_champion: Annotated[float, Field(ge=0.0)]
     """Its metric may lie below the champion's by at most this, at the lower end of the paired interval."""
     calibration: Annotated[float, Field(gt=0.0)]

@@ -73,7 +73,7 @@ def _baseline(model: Model, name: str, estimator: Any, parts: Split, ours: np.nd
     gain = interval(model, _labels(parts.holdout), ours, _days(parts.holdout), than=theirs)
     limit = model.gates.gain_over_baseline
     text = f"{model.metric} above {name} by {gain.value:.3f}, interval {gain.low:.3f} to {gain.high:.3f}"
-    return _gate(f"beats {name}", gain.low >= limit, limit, gain, text)
+    return _gate(f"beats {name}", gain.low > limit, limit, gain, text)
 
 
 def _champion(model: Model, holdout: Frame, ours: np.ndarray, champion: np.ndarray) -> Gate:
