@@ -187,17 +187,24 @@ def demo(given: argparse.Namespace) -> int:
 
 
 def predict(given: argparse.Namespace) -> int:
-    """Ask the running service: the body is JSON, the answer is printed as JSON."""
+    """Ask the running service: the body is JSON, the answer is printed as JSON. 1 when the service refuses it."""
     import httpx
 
+    models.load(given.model)
     key = os.environ.get("HEADWAY_API_KEY", "")
-    answer = httpx.post(
-        f"{given.url}/v1/models/{given.model}/predict",
-        content=given.body,
-        headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
-        timeout=30,
-    )
-    print(json.dumps(answer.json(), indent=2))
+    try:
+        answer = httpx.post(
+            f"{given.url}/v1/models/{given.model}/predict",
+            content=given.body,
+            headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+            timeout=30,
+        )
+        print(json.dumps(answer.json(), indent=2))
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise HeadwayError(
+            f"no prediction service answers at {given.url} ({error}). Start it with `headway up`, or say where it is "
+            "with --url: `headway status` tells."
+        ) from None
     return 0 if answer.is_success else 1
 
 
