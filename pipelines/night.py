@@ -148,17 +148,19 @@ def nights(at: Home, model: Model, since: datetime, until: datetime) -> list[Nig
 def judge(at: Home, model: Model, as_of: datetime) -> Verdict:
     """Decide what to do about a model, and store the verdict in the ledger before anything acts on it.
 
+    Run again for the same instant, it returns the verdict that is stored.
+
     Raises HeadwayError when the model has no champion yet.
     """
+    ledger, key = Ledger(at.ledger_url), f"verdict/{model.name}/{as_of.isoformat()}"
+    if stored := ledger.find(key):  # it stands, and may have been acted on since
+        return msgspec.convert(stored.body, Verdict)
     live = champion(at, model)
     if live is None:
         raise HeadwayError(f"{model.name} has no champion to judge. Train one: `headway train {model.name}`.")
     pointer, packaged = live
     found = _decide(at, model, as_of, pointer, packaged)
-    Ledger(at.ledger_url).append(
-        "verdict", model.name, as_of=as_of, body=msgspec.to_builtins(found), actor="night",
-        key=f"verdict/{model.name}/{as_of.isoformat()}",
-    )  # fmt: skip
+    ledger.append("verdict", model.name, as_of=as_of, body=msgspec.to_builtins(found), actor="night", key=key)
     return found
 
 
