@@ -113,7 +113,7 @@ def store(at: Home, manifest: Manifest, estimator: Any, reference: Reference, sa
     """
     import bentoml
 
-    contents = at.room("bentoml", "staging", manifest.model)
+    contents = at.room("bentoml", f"staging-{manifest.model}")
     shutil.rmtree(contents)
     contents.mkdir(mode=0o700)
     with (contents / ESTIMATOR).open("wb") as file:
