@@ -19,7 +19,7 @@ from pipelines.home import Home
 from services.log import CLOSED, records
 
 KEY = ("request_id", "instance")
-TEXTS = pa.list_(pa.string())
+TEXTS = pa.list_(pa.field("element", pa.string()))  # what Parquet calls it, so that a file read and written is the same
 PLAIN = {
     "request_id": pa.string(), "instance": pa.int64(), "example_id": pa.string(), "version": pa.int64(),
     "digest": pa.string(), "generation": pa.int64(), "decision_time": lake.INSTANT, "degraded": TEXTS,
