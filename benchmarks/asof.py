@@ -1,8 +1,8 @@
 """How fast, and in how much memory: the as-of store, Feast's own store, pandas and bare polars on the same files.
 
-    python -m benchmarks.asof                    336,776 and 3,367,760 entity rows (a year of flights, and ten)
-    python -m benchmarks.asof --quick            20,000 rows, in under a minute
-    python -m benchmarks.asof --rows 336776 --ttl-times 5
+    python -m benchmarks.asof            20,000, 336,776 and 3,367,760 entity rows (the last: ten years of flights)
+    python -m benchmarks.asof --quick    20,000 rows
+    python -m benchmarks.asof --rows 336776 --ttl-times 4
 
 Each run is a process of its own, so that its peak memory is its own. What is timed is the same for all: read entity
 rows and three feature views from Parquet, join them as of each row's time, hold the result in memory. Imports, Feast's
@@ -10,7 +10,8 @@ registry and a first go at 200 rows come before. The answers of all are compared
 
 Inputs are synthetic, from a fixed seed: entity rows in no order; weather hourly by airport, routes daily by two keys,
 aircraft at random times; TTLs of 18 hours to 7 days. Feast's own store pairs every entity row with all feature rows
-within the TTL, so its time and memory grow with the TTL (`--ttl-times`); those of the others do not.
+within the TTL, so its time and memory grow with the TTL, and no other's do: see `--ttl-times` (4, not 5: it refuses a
+TTL of days and hours together).
 """
 
 from __future__ import annotations
