@@ -94,8 +94,9 @@ def test_a_wrong_field_is_told_where_and_what_is_allowed(declared: Any, field: s
 
 
 def test_every_wrong_field_is_told_at_once() -> None:
-    text = said(lambda: replace(LATE, task="ranking", owner="", schedule="daily"))
-    assert all(f"\n  {field}: " in text for field in ("task", "owner", "schedule"))
+    wrong: dict[str, Any] = {"task": "ranking", "owner": "", "schedule": "daily"}
+    text = said(lambda: replace(LATE, **wrong))
+    assert all(f"\n  {field}: " in text for field in wrong)
 
 
 def test_a_feature_that_two_parts_of_a_service_give_is_refused() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,7 +27,9 @@ def inputs(model: Model, rows: int = ROWS, seed: int = 1) -> pd.DataFrame:
     random = np.random.default_rng(seed)
     declared = features.load(model.domain).features_of(model.feature_service)
     texts = np.array(["EWR", "JFK", None], dtype=object)
-    values = {f.name: random.choice(texts, rows) if f.dtype == "str" else random.normal(size=rows) for f in declared}
+    values: dict[str, Any] = {
+        f.name: random.choice(texts, rows) if f.dtype == "str" else random.normal(size=rows) for f in declared
+    }
     for name, column in values.items():
         if column.dtype != object:
             values[name] = np.where(random.random(rows) < 0.1, np.nan, column)

@@ -198,8 +198,8 @@ def test_a_backfill_is_what_runs_on_time_would_have_made(at: Home, full: Home, t
     (nightly.root / "lake").symlink_to(full.lake)
     found = dict.fromkeys(written, 0)
     for hours in range(6, 49, 6):
-        for table, rows in build_tables(nightly, NAME, since + hours * HOUR).items():
-            found[table] += rows
+        for name, rows in build_tables(nightly, NAME, since + hours * HOUR).items():
+            found[name] += rows
     by_day = FLIGHTS.table("route_delays")  # its first run happened at 6:00, before it was due at midnight
     for table in FLIGHTS.tables:
         if table is not by_day:
