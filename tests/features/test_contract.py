@@ -131,7 +131,7 @@ def test_declarations_are_frozen_and_keyword_only() -> None:
     with pytest.raises(FrozenInstanceError):
         WEATHER.name = "other"  # type: ignore[misc]
     with pytest.raises((DeclarationError, TypeError)):
-        Feature("temp", "float", "known")  # type: ignore[call-arg,misc]
+        Feature("temp", "float", "known")  # type: ignore[call-arg]
 
 
 def test_a_default_is_of_the_feature_kept_as_it_is() -> None:
