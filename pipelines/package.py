@@ -11,7 +11,8 @@ import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import FunctionType
+from typing import Any, ClassVar
 
 import joblib
 import msgspec
@@ -172,7 +173,18 @@ def golden(frame: pd.DataFrame, predictions: np.ndarray) -> Golden:
 
 
 class _Pickler(NumpyPickler):
-    """joblib's own, but equal strings are written as one: whether they are one object is chance, and shows in bytes."""
+    """joblib's own, made to write the same bytes whatever the process did before.
+
+    dill, which Feast imports, puts its own functions into pickle's table; and whether equal strings are one object,
+    which shows in the bytes, is chance.
+    """
+
+    dispatch: ClassVar[dict[type, Any]] = {
+        **{kind: how for kind, how in NumpyPickler.dispatch.items() if how.__module__ != "dill._dill"},
+        dict: NumpyPickler.save_dict,
+        type: NumpyPickler.save_type,
+        FunctionType: NumpyPickler.save_global,
+    }
 
     def save(self, obj: Any) -> Any:
         known = self.__dict__.setdefault("_strings", {})
