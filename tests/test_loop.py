@@ -91,6 +91,8 @@ class Story:
     """The service's processes before and after the swap."""
     reason: Verdict | None = None
     """The stored verdict that asked for a retraining."""
+    again: Verdict | None = None
+    """The same night judged again, after its retraining."""
     meanwhile: list[httpx.Response] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
     """Prefect's retrain runs, oldest first."""
@@ -149,6 +151,7 @@ def retraining(story: Story, stack: Stack, caller: Counting, key: str) -> None:
         until(lambda: caller.generation(MODEL) == champion(story.home).generation)
         story.pointers.append(champion(story.home))
     asking.stop()
+    story.again = night.judge(story.home, impatient, START + DAY + timedelta(minutes=45))
     story.workers.append(processes(stack))
     story.meanwhile = asking.answers
 
@@ -245,6 +248,7 @@ def test_the_next_delivery_brings_what_the_broken_one_lacked(story: Story) -> No
 def test_the_verdict_that_asked_was_stored_before_and_the_new_version_names_it(story: Story) -> None:
     assert story.reason is not None
     assert (story.reason.action, story.reason.cause) == ("retrain", "age")
+    assert story.again == story.reason
     ledger = Ledger(story.home.ledger_url)
     stored = ledger.find(f"verdict/{MODEL}/{(START + DAY + timedelta(minutes=45)).isoformat()}")
     versions = ledger.entries(MODEL, "version")
