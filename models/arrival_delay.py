@@ -35,12 +35,19 @@ EXAMPLES = Examples(
     known_before=timedelta(hours=26),
     label_matures=timedelta(hours=24),
     sql="""
+        WITH plan AS (  -- as it stood at the decision: a later correction must not reach an older example
+            SELECT * FROM schedule WHERE planned_at <= scheduled_departure - INTERVAL 2 HOURS
+            QUALIFY row_number() OVER (PARTITION BY flight_id ORDER BY planned_at DESC) = 1
+        ), landed AS (
+            SELECT * FROM arrivals
+            QUALIFY row_number() OVER (PARTITION BY flight_id ORDER BY arrived_at DESC) = 1
+        )
         SELECT plan.flight_id AS example_id,
             plan.scheduled_departure - INTERVAL 2 HOURS AS decision_time,
             greatest(-180.0, least(180.0, arr_delay)) + 0 * arr_delay AS label,
             arrived_at AS label_known_at,
             plan.origin, plan.dest, plan.carrier, plan.tailnum, plan.scheduled_departure, plan.distance
-        FROM span, schedule AS plan LEFT JOIN arrivals USING (flight_id)
+        FROM span, plan LEFT JOIN landed USING (flight_id)
         WHERE plan.scheduled_departure - INTERVAL 2 HOURS > span.since
             AND plan.scheduled_departure - INTERVAL 2 HOURS <= span.until
     """,

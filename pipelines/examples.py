@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import pandas as pd
 
 import features
+from features import HeadwayError
 from models import Model
 from pipelines import lake
 from pipelines.home import Home
@@ -22,7 +23,7 @@ def examples(at: Home, model: Model, since: datetime, until: datetime, *, as_of:
         known by `as_of`, or never), label_known_at (UTC), and the other columns of the declared query.
 
     Raises:
-        HeadwayError: nothing was ingested yet. ValueError: the query returns no such column, or doubles an id.
+        HeadwayError: nothing was ingested yet, or the query returns no such column, or doubles an id.
     """
     domain = features.load(model.domain)
     first = since - model.examples.known_before
@@ -48,8 +49,8 @@ def _checked(model: Model, found: pd.DataFrame) -> pd.DataFrame:
     domain = features.load(model.domain)
     needed = [*FIXED, *domain.keys_of(model.feature_service), *domain.inputs_of(model.feature_service)]
     if missing := [name for name in needed if name not in found]:
-        raise ValueError(f"the examples query of models/{model.name}.py returns no {', '.join(missing)}")
+        raise HeadwayError(f"the examples query of models/{model.name}.py returns no {', '.join(missing)}")
     if doubled := found.loc[found["example_id"].duplicated(), "example_id"].tolist():
-        raise ValueError(f"the examples query of models/{model.name}.py returns {doubled[0]!r} twice")
+        raise HeadwayError(f"the examples query of models/{model.name}.py returns {doubled[0]!r} twice")
     found["label"] = found["label"].astype("float64")
     return found.sort_values(["decision_time", "example_id"], ignore_index=True)

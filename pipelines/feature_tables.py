@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import features
-from features import Domain, FeatureTable
+from features import Domain, FeatureTable, HeadwayError
 from pipelines import lake
 from pipelines.files import read_json, write_json
 from pipelines.home import Home
@@ -65,7 +65,7 @@ def ticks(table: FeatureTable, since: datetime, until: datetime) -> list[Tick]:
 def snapshots(at: Home, domain: Domain, table: FeatureTable, moments: list[Tick]) -> pa.Table:
     """What the table's query gives at these ticks: keys, features, `visible_at` and `created_at`.
 
-    Raises HeadwayError when a source was never ingested, ValueError when the query lacks a column.
+    Raises HeadwayError when a source was never ingested, or the query returns no such column.
     """
     with lake.connect() as connection:
         for name in table.sources:
@@ -77,7 +77,7 @@ def snapshots(at: Home, domain: Domain, table: FeatureTable, moments: list[Tick]
         connection.register("ticks", pa.table(arrays, names=["tick", "since"]))
         found = connection.sql(table.sql).to_arrow_table()
     if missing := {"tick", *table.keys, *(f.name for f in table.features)} - set(found.column_names):
-        raise ValueError(f"the query of feature table {table.name} returns no {', '.join(sorted(missing))}")
+        raise HeadwayError(f"the query of feature table {table.name} returns no {', '.join(sorted(missing))}")
     return _typed(domain, table, found)
 
 

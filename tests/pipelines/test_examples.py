@@ -126,7 +126,7 @@ def test_before_any_label_all_are_missing(at: Home) -> None:
 def test_a_query_that_lacks_a_column_or_doubles_an_id_is_told(at: Home, old: str, new: str, complaint: str) -> None:
     assert old in LATE.examples.sql
     wrong = replace(LATE, examples=replace(LATE.examples, sql=LATE.examples.sql.replace(old, new)))
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(HeadwayError, match=complaint):
         asked(at, wrong)
 
 

@@ -217,5 +217,7 @@ def test_nothing_ingested_and_a_lacking_column_are_told(home: Home, full: Home) 
     with pytest.raises(HeadwayError, match=r"weather: nothing ingested yet .* Run `headway ingest`"):
         snapshots(home, FLIGHTS, table, [moment])
     lacking = replace(table, sql="SELECT tick, origin FROM ticks JOIN weather ON known_at <= tick")
-    with pytest.raises(ValueError, match="weather_now returns no humid, precip_6h, pressure, temp, visib, wind_speed"):
+    with pytest.raises(
+        HeadwayError, match="weather_now returns no humid, precip_6h, pressure, temp, visib, wind_speed"
+    ):
         snapshots(full, FLIGHTS, lacking, [moment])
