@@ -17,9 +17,10 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from features import _contract
-from features._contract import DeclarationError, HeadwayError, Name, contract, unique
+from features._contract import NAME, DeclarationError, HeadwayError, Name, contract, unique
 
 __all__ = [
+    "NAME",
     "DeclarationError",
     "Domain",
     "Feature",

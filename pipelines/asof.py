@@ -27,7 +27,7 @@ from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMeta
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.saved_dataset import SavedDatasetStorage
 
-from features._contract import HeadwayError
+from features import HeadwayError
 from pipelines.asof_join import View, arrow, asof_join, instant
 from pipelines.home import utc
 

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from features._contract import HeadwayError
+from features import HeadwayError
 
 INSTANT = pl.Datetime("us", "UTC")
 BEGINNING = datetime.min.replace(tzinfo=UTC)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
-from features._contract import NAME, HeadwayError
+from features import NAME, HeadwayError
 
 Kind = Literal["version", "verdict", "promotion", "rollback", "approval", "refusal", "night"]
 """version: a challenger was packaged, with metrics and gates; refusal: gates failed, or files are bad."""

@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         top.print_help()
         return 0
     # Imported here: the contracts bring pydantic, and `--help` should not wait for it.
-    from features._contract import HeadwayError
+    from features import HeadwayError
     from pipelines.home import home, settle
 
     try:

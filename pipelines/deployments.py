@@ -14,8 +14,7 @@ import yaml
 
 import features
 import models
-from features import Domain
-from features._contract import HeadwayError
+from features import Domain, HeadwayError
 from models import Model
 from pipelines.home import PROJECT
 from pipelines.orchestrator import POOL, RETRAIN, Api

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from features._contract import HeadwayError
+from features import HeadwayError
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from features._contract import HeadwayError
+from features import HeadwayError
 
 PROJECT = Path(__file__).resolve().parent.parent
 """The checkout: declarations, `prefect.yaml` and the lock file are read from here."""

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from features._contract import HeadwayError
+from features import HeadwayError
 
 INSTANT = pa.timestamp("us", tz="UTC")
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
-from features._contract import HeadwayError
+from features import HeadwayError
 from pipelines import chain
 from pipelines.chain import GENESIS, Entry, Kind, LedgerTampered, story
 

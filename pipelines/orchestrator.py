@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from features._contract import HeadwayError
+from features import HeadwayError
 from pipelines.children import MARK
 from pipelines.home import PROJECT, Home, environment
 

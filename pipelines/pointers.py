@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from features._contract import NAME, HeadwayError
+from features import NAME, HeadwayError
 from pipelines.chain import named
 
 Count = Annotated[int, Meta(ge=1)]

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from features._contract import HeadwayError
+from features import HeadwayError
 from pipelines.chain import Entry, LedgerTampered, instant
 from pipelines.files import write_json
 from pipelines.ledger import Ledger

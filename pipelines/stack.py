@@ -27,7 +27,7 @@ from typing import Any, Self
 import msgspec
 import psutil
 
-from features._contract import HeadwayError
+from features import HeadwayError
 from pipelines import children
 from pipelines.children import Child
 from pipelines.home import PROJECT, Home, environment, home, utc

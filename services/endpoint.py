@@ -15,7 +15,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from features._contract import HeadwayError
+from features import HeadwayError
 from services.keys import KeyRing, loopback
 from services.log import DurableLog, LogUnavailable
 from services.refusals import ErrorBody, Refused, busy

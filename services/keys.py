@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from features._contract import NAME, HeadwayError
+from features import NAME, HeadwayError
 
 PREFIX = "hw_"
 

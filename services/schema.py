@@ -17,7 +17,7 @@ import msgspec
 from msgspec import UNSET, Meta
 
 from expectations import Rule
-from features._contract import HeadwayError
+from features import HeadwayError
 from services.refusals import Refused
 from services.rules import BASE, compiles, constrain
 

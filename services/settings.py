@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from features._contract import HeadwayError
+from features import HeadwayError
 from pipelines.home import SINGLE_THREAD
 
 

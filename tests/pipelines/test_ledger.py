@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features._contract import HeadwayError
+from features import HeadwayError
 from pipelines import chain
 from pipelines.ledger import GENESIS, Entry, Ledger, LedgerTampered, story
 from pipelines.promotion import heads, promote, read_pointer, rollback

@@ -21,7 +21,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from features._contract import HeadwayError
+from features import HeadwayError
 from pipelines import promotion
 from pipelines.chain import LedgerTampered
 from pipelines.ledger import Ledger
