@@ -149,7 +149,7 @@ def settle(
     version = _number(ledger, model, key)
     failed = [gate for gate in evaluation.gates if not gate.passed]
     waiting = model.approval and not failed
-    why = f"because {verdict.body['sentence'].removeprefix('Retrain: ')}" if verdict else f"trained by {actor}"
+    why = f"because {verdict.body['sentence'].removeprefix('Retrain: ')}" if verdict else "trained on request"
     body = {
         "version": version, "tag": manifest.tag, "digest": manifest.digest, "metrics": evaluation.metrics,
         "gates": [msgspec.to_builtins(gate) for gate in evaluation.gates], "passed": not failed,
