@@ -88,10 +88,10 @@ def headway(at: Home, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=variables(at), cwd=PROJECT, capture_output=True, text=True, check=False)
 
 
-def until(there: Callable[[], Any], seconds: float = 120.0) -> Any:
+def until(there: Callable[[], Any], seconds: float = 120.0, pause: float = 0.05) -> Any:
     """What `there` returns as soon as it is true."""
     deadline = time.monotonic() + seconds
     while not (found := there()):
         assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
+        time.sleep(pause)
     return found

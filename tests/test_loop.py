@@ -117,9 +117,15 @@ def story(history: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 def live(story: Story, stack: Stack, caller: Counting, key: str) -> Story:
     """A quiet day, a retraining for a reason that the ledger has, and a day with a delivery in another unit."""
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_URL,
+        PREFECT_LOGGING_TO_API_ENABLED,
+        temporary_settings,
+    )
 
-    server = {name: stack.environment[name.name] for name in (PREFECT_API_URL, PREFECT_API_AUTH_STRING)}
+    server: dict[Any, Any] = {name: stack.environment[name.name] for name in (PREFECT_API_URL, PREFECT_API_AUTH_STRING)}
+    server[PREFECT_LOGGING_TO_API_ENABLED] = False  # it would try to send the last lines when the server is gone
     with temporary_settings(server):  # the environment was read when Prefect was imported, perhaps by another test
         day(story, caller, START)
         retraining(story, stack, caller, key)

@@ -58,7 +58,7 @@ def test_history_is_a_story(reading: Home, capsys: Capture) -> None:
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("2013-04-01  version    version 1: roc_auc 0.7")
     assert first.endswith("gates passed")
-    assert second == "2013-04-01  promotion  version 1: trained by history (by history)"
+    assert second == "2013-04-01  promotion  version 1: trained on request (by history)"
     other = next(name for name in models.names() if name != MODEL)
     assert main(["history", other]) == 0
     assert capsys.readouterr().out == f"{other}: nothing yet. Train it: headway train {other}\n"
