@@ -124,8 +124,8 @@ def test_the_event_starts_a_retraining_that_believes_the_ledger_and_not_the_even
     assert run["parameters"] == {"model": name}
     assert run["created_by"]["type"] == "AUTOMATION"
     assert run["state_name"] == "Completed", run["state"]
-    logs = running.api.post("/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
-    assert any("No standing verdict in the ledger" in line["message"] for line in logs)
+    # Prefect sends the log of a run in batches, the last one after the run has ended.
+    until(lambda: any("No standing verdict in the ledger" in line["message"] for line in _log(running, run)))
     assert Ledger(running.home.ledger_url).entries(name) == []
     for other in others:
         assert _runs(running, other) == []
@@ -168,3 +168,7 @@ def _finished(running: Stack, deployment: str) -> dict[str, Any] | None:
 def _ended(running: Stack, run: str) -> bool:
     found = running.api.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
     return bool(found and found[0]["state_type"] in ("COMPLETED", "FAILED", "CRASHED"))
+
+
+def _log(running: Stack, run: dict[str, Any]) -> Any:
+    return running.api.post("/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
