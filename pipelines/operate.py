@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from argparse import Namespace
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +12,9 @@ from pipelines import deployments as plan
 from pipelines import stack
 from pipelines.home import Home, home
 from pipelines.orchestrator import Api, client_environment
+
+PATIENCE = 30.0
+"""Seconds that the doctor waits for the server to plan runs before it calls their absence wrong."""
 
 
 def up(given: Namespace) -> int:
@@ -48,14 +52,14 @@ def doctor(given: Namespace) -> int:
         print(f"Nothing runs on {at.root}. Start it with `headway up --deploy`.")
         return 1
     api = Api(running.prefect_url, client_environment(at, running.prefect_url))
-    planned = plan.planned(api, datetime.now(UTC))
+    planned = _planned(api)
     for name, runs in planned.items():
         print(f"{'ok   ' if runs else 'WRONG'} {name}: {runs} runs planned")
     missing = not all(planned.values())
     if missing:
         print(
-            "A schedule without planned runs never fires. Deploy with `headway up --deploy` and ask again a minute "
-            "later; if it stays, the environment is not the locked one (SQLAlchemy must be below 2.1): `make setup`."
+            "A schedule without planned runs never fires. Deploy with `headway up --deploy`; if it stays, the "
+            "environment is not the locked one (SQLAlchemy must be below 2.1): `make setup`."
         )
     failures = _failures(at)
     for told in failures[-5:]:
@@ -63,6 +67,14 @@ def doctor(given: Namespace) -> int:
     if not missing and not failures:
         print("Nothing is wrong.")
     return int(missing)
+
+
+def _planned(api: Api) -> dict[str, int]:
+    """Planned runs of each schedule; the server takes some seconds to plan for what was deployed just now."""
+    deadline = time.monotonic() + PATIENCE
+    while not all((planned := plan.planned(api, datetime.now(UTC))).values()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return planned
 
 
 def deployments(given: Namespace) -> int:
