@@ -47,7 +47,7 @@ def test_kill_9_loses_nothing_acknowledged(tmp_path: Path) -> None:
         assert len(acknowledged) > 500
         assert acknowledged <= {record["id"] for record in found}
         assert all(len(record["padding"]) == 200 for record in found)
-        assert close_leftovers(folder)
+        close_leftovers(folder)  # none, if it was killed between two segments
         assert not [path for path in folder.glob("*.jsonl") if not path.name.endswith(CLOSED)]
         assert [record["id"] for record in everything(folder)] == [record["id"] for record in found]
         shutil.rmtree(folder)
