@@ -10,7 +10,7 @@ import pandas as pd
 import features
 from features import HeadwayError
 from models import Model
-from pipelines.examples import examples
+from pipelines.examples import labelled
 from pipelines.home import Home
 from pipelines.matrix import matrix
 
@@ -46,8 +46,7 @@ def with_features(at: Home, model: Model, rows: pd.DataFrame) -> Frame:
 
 def training_frame(at: Home, model: Model, as_of: datetime) -> Frame:
     """The labelled examples of the training window before `as_of`, with features. Labels known by `as_of` only."""
-    rows = examples(at, model, as_of - model.training_window, as_of, as_of=as_of)
-    return with_features(at, model, rows[rows["label"].notna()])
+    return with_features(at, model, labelled(at, model, as_of=as_of, window=model.training_window))
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def single_threaded(environment: Mapping[str, str]) -> None:
     """
     if lacking := [f"{name}={value}" for name, value in SINGLE_THREAD.items() if environment.get(name) != value]:
         raise HeadwayError(
-            f"the service needs {' '.join(lacking)} in its environment from the start. Use `headway serve`, which sets "
+            f"the service needs {' '.join(lacking)} in its environment from the start. Use `headway up`, which sets "
             f"them, or: {' '.join(lacking)} bentoml serve services.bento:Headway"
         )
 
