@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
+
+Role = Literal["champion", "canary", "shadow"]
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -36,7 +38,11 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One line of the durable log. `features` is what the model was given, defaults included; null is missing."""
+    """One line of the durable log. `features` is what the model was given, defaults included; null is missing.
+
+    `role` tells who answered: the champion; a canary, in the champion's place; or a shadow, whose prediction nobody
+    was given.
+    """
 
     request_id: str
     instance: int
@@ -51,6 +57,7 @@ class Record(msgspec.Struct, frozen=True):
     features: dict[str, Any]
     degraded: list[str]
     prediction: float
+    role: Role = "champion"
 
 
 def iso(instant: datetime) -> str:
