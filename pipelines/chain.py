@@ -15,12 +15,16 @@ from typing import Any, Literal, get_args
 
 from features import NAME, HeadwayError
 
-Kind = Literal["version", "verdict", "promotion", "rollback", "approval", "refusal", "night"]
-"""version: a challenger was packaged, with metrics and gates; refusal: gates failed, or files are bad."""
+Kind = Literal[
+    "version", "verdict", "promotion", "rollback", "approval", "refusal", "night",
+    "canary", "shadow", "ended", "comparison",
+]  # fmt: skip
+"""version: a challenger was packaged, with metrics and gates; refusal: gates failed, or files are bad; canary and
+shadow: a version went on trial; ended: a trial was; comparison: how a version does beside the champion."""
 
 Row = Mapping[str, Any]
 
-_OF_A_VERSION = ("version", "promotion", "rollback", "approval")
+_OF_A_VERSION = ("version", "promotion", "rollback", "approval", "canary", "shadow", "ended", "comparison")
 
 GENESIS = "0" * 64
 """What the first entry names as the hash before it."""

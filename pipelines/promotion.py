@@ -2,23 +2,21 @@
 
 Promotion appends to the ledger, then replaces the pointer. Killed between the two, the ledger is right and the pointer
 is late: the next promotion, rollback or `repair` writes it again. Readers see the old pointer or the new, never half.
+A version that becomes champion is on trial no longer: the same acts bring the file of the trials up to the ledger.
 """
 
 from __future__ import annotations
 
-import fcntl
 import itertools
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from features import HeadwayError
+from pipelines import trials, versions
 from pipelines.chain import Entry, LedgerTampered, instant
-from pipelines.files import write_json
 from pipelines.ledger import Ledger
-from pipelines.pointers import Pointer, champions, heads, pointer_path, read_pointer
+from pipelines.pointers import Pointer, alone, champions, heads, pointer_path, read_pointer, replace
+from pipelines.versions import pending
 
 __all__ = [
     "Pointer",
@@ -52,20 +50,24 @@ def promote(
     actor: str,
     why: str,
     key: str,
+    despite_gates: bool = False,
 ) -> Pointer:
     """Make a version champion and return its pointer. Repeated with the same `key`, it changes nothing.
 
     Raises:
-        HeadwayError: the version still waits for approval, or a field is wrong.
+        HeadwayError: the version still waits for approval, or failed its gates and this is not `despite_gates`
+            (which the ledger keeps), or a field is wrong.
         LedgerTampered: the pointer file records an act that this ledger does not have.
     """
-    with _alone(folder):
+    with alone(folder):
         acts = _settle(ledger, folder, model)
-        if _awaits_approval(ledger, model, version):
-            raise HeadwayError(f"Version {version} of {model} waits for approval: `headway approve {model} {version}`.")
+        versions.must_be_approved(ledger, model, version)
+        if not despite_gates:
+            versions.must_have_passed(ledger, model, version, to="promote")
         standing = _standing(_before(acts, key))
         replaces = standing[-1].body["version"] if standing else None
         body = {"version": version, "tag": tag, "digest": digest, "why": why, "replaces": replaces}
+        body |= {"despite_gates": True} if despite_gates else {}
         entry = ledger.append("promotion", model, as_of=as_of, body=body, actor=actor, key=key)
         return _made_by(entry, _settle(ledger, folder, model))
 
@@ -77,7 +79,7 @@ def rollback(ledger: Ledger, folder: Path, *, model: str, as_of: datetime, actor
         HeadwayError: there is no earlier champion, or a field is wrong.
         LedgerTampered: the pointer file records an act that this ledger does not have.
     """
-    with _alone(folder):
+    with alone(folder):
         acts = _settle(ledger, folder, model)
         standing = _standing(_before(acts, key))
         if len(standing) < 2:
@@ -90,31 +92,14 @@ def rollback(ledger: Ledger, folder: Path, *, model: str, as_of: datetime, actor
 
 
 def repair(ledger: Ledger, folder: Path, model: str) -> Pointer | None:
-    """Make the pointer file say what the ledger's last act says, and return it; None when nobody was ever promoted.
+    """Make the files say what the ledger says; return the pointer, or None when nobody was ever promoted.
 
     Raises:
-        LedgerTampered: the pointer file records an act that this ledger does not have; it is left as it is.
+        LedgerTampered: a file records an act that this ledger does not have; it is left as it is.
     """
-    with _alone(folder):
+    with alone(folder):
         acts = _settle(ledger, folder, model)
     return _pointers(acts)[-1] if acts else None
-
-
-def pending(ledger: Ledger, model: str) -> list[Entry]:
-    """The "version" entries that wait for the owner's approval, oldest first.
-
-    One stops waiting when it, or a later version, is approved or promoted, or when it is refused.
-    """
-    settled = {entry.body["version"] for kind in ("approval", "promotion") for entry in ledger.entries(model, kind)}
-    refused = {entry.body.get("version") for entry in ledger.entries(model, "refusal")}
-    latest = max(settled, default=0)
-    return [
-        entry
-        for entry in ledger.entries(model, "version")
-        if entry.body.get("awaiting_approval") is True
-        and entry.body["version"] > latest
-        and entry.body["version"] not in refused
-    ]
 
 
 def approve(ledger: Ledger, *, model: str, version: int, as_of: datetime, actor: str, why: str, key: str) -> Entry:
@@ -129,13 +114,6 @@ def approve(ledger: Ledger, *, model: str, version: int, as_of: datetime, actor:
         raise HeadwayError(f"Version {version} of {model} does not wait for approval. Waiting: {others}.")
     body = {"version": version, "why": why}
     return ledger.append("approval", model, as_of=as_of, body=body, actor=actor, key=key)
-
-
-def _awaits_approval(ledger: Ledger, model: str, version: int) -> bool:
-    def of(kind: str) -> list[Entry]:
-        return [entry for entry in ledger.entries(model, kind) if entry.body.get("version") == version]
-
-    return any(entry.body.get("awaiting_approval") is True for entry in of("version")) and not of("approval")
 
 
 def _acts(ledger: Ledger, model: str) -> list[Entry]:
@@ -180,7 +158,7 @@ def _made_by(entry: Entry, acts: list[Entry]) -> Pointer:
 
 
 def _settle(ledger: Ledger, folder: Path, model: str) -> list[Entry]:
-    """Bring the pointer file up to the ledger, and return its acts.
+    """Bring the files of a model up to the ledger, and return the acts that made champions.
 
     Only ever forward: a ledger that lost acts must not demote anyone.
     """
@@ -196,27 +174,6 @@ def _settle(ledger: Ledger, folder: Path, model: str) -> list[Entry]:
             f"and this ledger has no entry {current.ledger}: its end was cut off, or it is another ledger."
         )
     if past and current != past[-1]:
-        write_json(pointer_path(folder, model), past[-1])
-        _sync(folder)
+        replace(pointer_path(folder, model), past[-1])
+    trials.settle(ledger, folder, model)
     return acts
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename in `folder` outlive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One act at a time, so that pointers are written in the ledger's order. The kernel frees a dead holder's lock."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

@@ -180,16 +180,16 @@ def test_processes_that_promote_at_once_take_turns(ledger: Ledger, folder: Path)
 def test_a_slow_pointer_is_not_written_over_a_newer_one(
     ledger: Ledger, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    appended, overtaken, write = threading.Event(), threading.Event(), promotion.write_json
+    appended, overtaken, write = threading.Event(), threading.Event(), promotion.replace
 
-    def write_slowly(path: Path, pointer: Pointer) -> None:
+    def write_slowly(path: Path, pointer: Any) -> None:
         if pointer.version == 1:
             appended.set()
             # Unlocked, the second act ends here and the first then writes over it. Locked, it has to wait for us.
             overtaken.wait(timeout=0.5)
         write(path, pointer)
 
-    monkeypatch.setattr(promotion, "write_json", write_slowly)
+    monkeypatch.setattr(promotion, "replace", write_slowly)
     with ThreadPoolExecutor() as pool:
         first = pool.submit(promote, ledger, folder, 1)
         assert appended.wait(timeout=30)
