@@ -9,20 +9,29 @@ from typing import Any, Literal
 import msgspec
 
 Role = Literal["champion", "canary", "shadow"]
+Why = Literal["missing", "stale"]
+
+
+class Degraded(msgspec.Struct, frozen=True):
+    """A feature that could not be had, and what the model was given in its place: null where it takes a gap."""
+
+    feature: str
+    why: Why
+    stood_in: float | int | str | bool | None
 
 
 class Prediction(msgspec.Struct, frozen=True):
     """One value. `degraded` lists the features that were missing or stale, for which their default stood in."""
 
     prediction: float
-    degraded: list[str]
+    degraded: list[Degraded]
 
 
 class ProbabilityPrediction(msgspec.Struct, frozen=True):
     """One probability of the positive class (`prediction` is the same number), and its label at 0.5."""
 
     prediction: float
-    degraded: list[str]
+    degraded: list[Degraded]
     probability: float
     label: bool
 

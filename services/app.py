@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import uuid
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,19 +21,25 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from pipelines.home import Home, home, settle
 from services import openapi
 from services.answers import iso
 from services.docs import page
-from services.endpoint import Endpoint, refusal
+from services.endpoint import Endpoint
+from services.exchange import Exchange
 from services.keys import KeyRing
 from services.log import DurableLog
-from services.refusals import Refused
+from services.refusals import Complaint, ErrorBody
 from services.settings import Settings, single_threaded
 
 
-def create_app(at: Home | None = None) -> Starlette:
+PREDICT = "/v1/models/{model}/predict"
+PREDICT_PATH = re.compile("/v1/models/([^/]+)/predict")
+
+
+def create_app(at: Home | None = None) -> App:
     """The service over the root `at` (default: the one that HEADWAY_HOME names).
 
     Raises HeadwayError for settings that are not valid, and unless the numeric libraries are kept to one thread.
@@ -40,23 +47,51 @@ def create_app(at: Home | None = None) -> Starlette:
     single_threaded(os.environ)
     root = at or home()
     settle(root)
-    service = Service(root, Settings.read(os.environ))
-    app = Starlette(
-        routes=[
-            Route("/v1/models/{model}/predict", service.predict, methods=["POST"]),
-            Route("/v1/models", service.models),
-            Route("/v1/models/{model}", service.model),
-            Route("/v1/openapi.json", service.document),
-            Route("/v1/docs", service.docs),
-            Route("/v1/ready", service.readyz),
-            Route("/healthz", service.healthz),
-            Route("/readyz", service.readyz),
-        ],
-        lifespan=service.lifespan,
-        exception_handlers={HTTPException: _not_here},
-    )
-    app.state.service = service
-    return app
+    return App(Service(root, Settings.read(os.environ)))
+
+
+class App(Starlette):
+    """The routes. Predictions go past Starlette's router and middlewares: they cost more than the rest of the path."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(
+            routes=[
+                _route("POST", PREDICT, service, service.predict),
+                _route("GET", "/v1/models", service, service.models),
+                _route("GET", "/v1/models/{model}", service, service.model),
+                Route("/v1/openapi.json", service.document),
+                Route("/v1/docs", service.docs),
+                Route("/v1/ready", service.readyz),
+                Route("/healthz", service.healthz),
+                Route("/readyz", service.readyz),
+            ],
+            lifespan=service.lifespan,
+            exception_handlers={HTTPException: _not_here},
+        )
+        self.state.service = service
+        self._predict = Guarded(PREDICT, service, service.predict)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        asks = scope["type"] == "http" and scope["method"] == "POST"
+        if asks and (found := PREDICT_PATH.fullmatch(scope["path"])):
+            scope["path_params"] = {"model": found[1]}
+            await self._predict(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A route that counts as work, asks for a key and refuses in one shape: an ASGI app round one of the handlers."""
+
+    route: str
+    service: Service
+    answer: Callable[[Exchange], Awaitable[None]]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        await self.service.endpoint.guard(Exchange(self.route, scope, receive, send), self.answer)
 
 
 class Service:
@@ -92,20 +127,21 @@ class Service:
         assert self._endpoint is not None, "the app has not been started up: its lifespan did not run"
         return self._endpoint
 
-    async def predict(self, request: Request) -> Response:
+    async def predict(self, exchange: Exchange) -> None:
         """POST /v1/models/{model}/predict."""
-        return await self.endpoint.predict(request)
+        await self.endpoint.predict(exchange)
 
-    async def models(self, request: Request) -> Response:
+    async def models(self, exchange: Exchange) -> None:
         """GET /v1/models: what is served."""
+        self.endpoint.authorize(exchange, None)
         served = self.endpoint.champions.served
-        listed = {"models": [served[name].summary() for name in sorted(served)]}
-        return await self.endpoint.guarded(request, lambda: msgspec.json.encode(listed))
+        await exchange.answer(msgspec.json.encode({"models": [served[name].summary() for name in sorted(served)]}))
 
-    async def model(self, request: Request) -> Response:
+    async def model(self, exchange: Exchange) -> None:
         """GET /v1/models/{model}: one model and the request it takes."""
-        name = request.path_params["model"]
-        return await self.endpoint.guarded(request, lambda: msgspec.json.encode(self.endpoint.find(name).details()))
+        model = exchange.params["model"]
+        self.endpoint.authorize(exchange, model)
+        await exchange.answer(msgspec.json.encode(self.endpoint.find(model).details()))
 
     async def document(self, _: Request) -> Response:
         """GET /v1/openapi.json."""
@@ -142,6 +178,10 @@ class Service:
         }
 
 
+def _route(method: str, path: str, service: Service, answer: Callable[[Exchange], Awaitable[None]]) -> Route:
+    return Route(path, Guarded(path, service, answer), methods=[method])
+
+
 async def _not_here(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = {
@@ -149,7 +189,10 @@ async def _not_here(_: Request, error: Exception) -> Response:
         405: "Not with this method. See /v1/docs",
     }.get(error.status_code, error.detail)
     code = {404: "not_found", 405: "wrong_method"}.get(error.status_code, "refused")
-    return refusal(Refused(error.status_code, code, message, headers=error.headers), uuid.uuid4().hex)
+    request_id = os.urandom(16).hex()
+    body = msgspec.json.encode(ErrorBody(Complaint(code, message), request_id))
+    headers = {"X-Request-Id": request_id, **(error.headers or {})}
+    return Response(body, error.status_code, headers, "application/json")
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -13,12 +14,25 @@ import pandas as pd
 from pipelines.matrix import matrix
 from pipelines.package import Packaged
 from pipelines.pointers import Pointer
-from services.answers import Answer, Prediction, ProbabilityPrediction, Record, iso
+from services.answers import Answer, Degraded, Prediction, ProbabilityPrediction, Record, Role, iso
 from services.lookup import Lookup
 from services.refusals import Refused
 from services.schema import Call, RequestSchema
 
 THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A call that was answered: the body for its caller, and the lines for the durable log, one `Record` an instance.
+
+    `degraded` counts the instances for which some default stood in.
+    """
+
+    body: bytes
+    lines: bytes
+    instances: int
+    degraded: int
 
 
 @dataclass(frozen=True)
@@ -32,12 +46,15 @@ class Served:
     description: str
     since: datetime
     """When this worker began to serve it."""
+    role: Role = "champion"
 
-    def answer(self, call: Call, request_id: str, decision_time: datetime) -> tuple[bytes, bytes]:
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        """What every answer of it says of it, beside its body."""
+        return {"X-Model-Version": str(self.pointer.version), "X-Model-Generation": str(self.pointer.generation)}
+
+    def answer(self, call: Call, request_id: str, decision_time: datetime) -> Answered:
         """Predict for every instance of a call.
-
-        Returns:
-            The body of the answer, and the lines for the durable log: one `Record` an instance.
 
         Raises:
             Refused: 400 when request features cannot be computed, 500 when a prediction is not finite or, for a
@@ -54,7 +71,8 @@ class Served:
             request_id,
             [self._shown(value, names) for value, names in zip(predictions, degraded, strict=True)],
         )
-        return msgspec.json.encode(body), msgspec.json.Encoder().encode_lines(records)
+        lines = msgspec.json.Encoder().encode_lines(records)
+        return Answered(msgspec.json.encode(body), lines, len(call), sum(map(bool, degraded)))
 
     def summary(self) -> dict[str, Any]:
         """What a list of models says about it."""
@@ -91,7 +109,7 @@ class Served:
             raise Refused(500, "bad_output", f"{self.pointer.tag} gave a prediction that cannot be; nothing was logged")
         return predictions.tolist()
 
-    def _shown(self, value: float, degraded: list[str]) -> Prediction | ProbabilityPrediction:
+    def _shown(self, value: float, degraded: list[Degraded]) -> Prediction | ProbabilityPrediction:
         if self.packaged.manifest.task == "binary":
             return ProbabilityPrediction(value, degraded, value, value >= THRESHOLD)
         return Prediction(value, degraded)
@@ -102,7 +120,7 @@ class Served:
         request_id: str,
         decision_time: datetime,
         frame: pd.DataFrame,
-        degraded: list[list[str]],
+        degraded: list[list[Degraded]],
         predictions: list[float],
     ) -> list[Record]:
         manifest, pointer = self.packaged.manifest, self.pointer
@@ -114,7 +132,7 @@ class Served:
             Record(
                 request_id, number, call.example_ids[number], pointer.model, pointer.version, pointer.digest,
                 pointer.generation, iso(decision_time), keys[number], inputs[number], given[number],
-                degraded[number], prediction,
+                [gap.feature for gap in degraded[number]], prediction, self.role,
             )
             for number, prediction in enumerate(predictions)
         ]  # fmt: skip

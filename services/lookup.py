@@ -15,6 +15,7 @@ from feast import FeatureStore
 
 from features import HeadwayError, RequestFeatures
 from pipelines.package import Manifest, TableSpec
+from services.answers import Degraded, Why
 from services.refusals import Refused, busy
 from services.report import report
 
@@ -38,6 +39,7 @@ class Lookup:
         self._store = store
         self._manifest = manifest
         self._computed = tuple(computed)
+        self._defaults = {feature.name: feature.default for feature in manifest.features}
         # Feast remembers what references resolve to, as long as they are the same.
         self._references = [f"{table.name}:{name}" for table in manifest.tables for name in table.features]
         self._keys = tuple(dict.fromkeys(key for table in manifest.tables for key in table.keys))
@@ -60,7 +62,7 @@ class Lookup:
                 f"Run `headway ingest {self._manifest.domain}` to apply and materialize its features."
             ) from error
 
-    def find(self, columns: Columns, decision_time: datetime) -> tuple[dict[str, Sequence[Any]], list[list[str]]]:
+    def find(self, columns: Columns, decision_time: datetime) -> tuple[dict[str, Sequence[Any]], list[list[Degraded]]]:
         """The features of n instances as they may be seen at `decision_time`.
 
         Args:
@@ -76,7 +78,7 @@ class Lookup:
         """
         size = len(next(iter(columns.values())))
         values = self._compute(columns, size)
-        degraded: list[list[str]] = [[] for _ in range(size)]
+        degraded: list[list[Degraded]] = [[] for _ in range(size)]
         if self._references:
             keys = {key: _known(columns[key], UNKNOWN[self._manifest.keys[key]]) for key in self._keys}
             try:
@@ -85,7 +87,7 @@ class Lookup:
                 report("lookup_failed", level="error", error=type(error).__name__)
                 raise busy("lookup_failed", "The online store does not answer") from error
             for table in self._manifest.tables:
-                visible = _visible(table, answer, columns, decision_time)
+                stale, visible = _visible(table, answer, columns, decision_time)
                 for name in table.features:
                     # NaN, which no value equals, is missing as null is.
                     values[name] = [
@@ -94,7 +96,8 @@ class Lookup:
                     ]
                     for instance, value in enumerate(values[name]):
                         if value is None:
-                            degraded[instance].append(name)
+                            why: Why = "stale" if stale[instance] else "missing"
+                            degraded[instance].append(Degraded(name, why, self._defaults[name]))
         return values, degraded
 
     def _ask(self, keys: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
@@ -123,12 +126,15 @@ def _known(values: Sequence[Any], unknown: Any) -> list[Any]:
     return [unknown if value is None else value for value in values]
 
 
-def _visible(table: TableSpec, answer: Columns, columns: Columns, decision_time: datetime) -> list[bool]:
-    """Which of n rows of a table may be seen: there, for known keys, not later than the decision, within the TTL."""
+def _visible(
+    table: TableSpec, answer: Columns, columns: Columns, decision_time: datetime
+) -> tuple[list[bool], list[bool]]:
+    """Which of n rows of a table are past the TTL; and which may be seen: there, for known keys, not later than the
+    decision, within the TTL."""
     oldest = decision_time - timedelta(seconds=table.ttl_seconds)
     keys = zip(*(columns[key] for key in table.keys), strict=True)
     stamps = answer[f"{table.features[0]}__ts"]
-    return [
-        None not in key and stamp > 0 and oldest <= EPOCH + timedelta(seconds=stamp) <= decision_time
-        for key, stamp in zip(keys, stamps, strict=True)
-    ]
+    there = [None not in key and stamp > 0 for key, stamp in zip(keys, stamps, strict=True)]
+    instants = [EPOCH + timedelta(seconds=stamp) for stamp in stamps]
+    stale = [known and at < oldest for known, at in zip(there, instants, strict=True)]
+    return stale, [known and oldest <= at <= decision_time for known, at in zip(there, instants, strict=True)]

@@ -73,7 +73,8 @@ def test_answers_are_those_of_the_training_path(
     assert [answer["prediction"] for answer in answers] == package.load(root, manifest.tag).predict(expected).tolist()
     looked_up = [f.name for table in TABLES for f in table.features]
     missing = offline[looked_up].isna()
-    assert [answer["degraded"] for answer in answers] == [list(row.index[row]) for _, row in missing.iterrows()]
+    gaps = [[gap["feature"] for gap in answer["degraded"]] for answer in answers]
+    assert gaps == [list(row.index[row]) for _, row in missing.iterrows()]
     given_ = pd.DataFrame([record["features"] for record in logged(root)])[list(expected)]
     pd.testing.assert_frame_equal(given_, expected, check_exact=True, check_dtype=False)
 
@@ -89,14 +90,15 @@ def test_an_answer_says_what_made_it_and_is_in_the_log_before(client: TestClient
     assert first["probability"] == first["prediction"]
     assert first["label"] is (first["prediction"] >= 0.5)
     assert first["degraded"] == []
-    assert second["degraded"] == ["previous_delay", "previous_3_delay", "age_years", "seats"]
+    names = ["previous_delay", "previous_3_delay", "age_years", "seats"]
+    assert second["degraded"] == [{"feature": name, "why": "missing", "stood_in": None} for name in names]
     one, two = logged(root)
     assert (one["request_id"], one["instance"], one["example_id"]) == (answer["request_id"], 0, "mine")
     assert one["decision_time"] == "2013-04-01T12:00:00.000000Z"
     assert one["keys"] == {"origin": "EWR", "carrier": "UA", "dest": "ATL", "tailnum": "N1"}
     assert one["inputs"] == {"scheduled_departure": "2013-04-01T14:00:00.000000Z", "distance": 746}
     assert two["features"]["seats"] is None
-    assert two["degraded"] == second["degraded"]
+    assert two["degraded"] == names
     assert [record["prediction"] for record in (one, two)] == [first["prediction"], second["prediction"]]
 
 
