@@ -7,7 +7,6 @@ none. Rows live in the day in which they became known, so a reader with a horizo
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features import HeadwayError
+from pipelines.files import replacing
 
 INSTANT = pa.timestamp("us", tz="UTC")
 
@@ -59,11 +59,8 @@ def _merge(before: pa.Table | None, part: pa.Table, key: list[str]) -> pa.Table:
 
 def replace(path: Path, table: pa.Table) -> None:
     """Put `table` at `path` as Parquet, whole or not at all."""
-    half = path.with_name(f".{path.name}.{os.getpid()}.half")
-    pq.write_table(table, half, compression="zstd", coerce_timestamps="us")
-    with half.open("rb") as file:
-        os.fsync(file.fileno())
-    half.replace(path)
+    with replacing(path) as half:
+        pq.write_table(table, half, compression="zstd", coerce_timestamps="us")
 
 
 def days(folder: Path, since: datetime | None = None, until: datetime | None = None) -> list[Path]:

@@ -21,6 +21,8 @@ from typing import Any
 
 import msgspec
 
+from pipelines.files import half_of, sweep, sync_folder
+
 CLOSED = ".closed.jsonl"
 Waiting = list[tuple[bytes, asyncio.Future[None]]]
 
@@ -29,8 +31,8 @@ class LogUnavailable(Exception):  # noqa: N818 - a state of the disk, answered w
     """The lines could not be made durable; the request they belong to must not be answered."""
 
 
-def records(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a segment, open or closed. A torn line (a writer was killed) is never one of them.
+def lines(path: Path) -> Iterator[bytes]:
+    """The whole lines of a segment, open or closed; never the torn one that a killed writer left at its end.
 
     A segment that its worker closed since its name was read is found by its new name.
     """
@@ -38,18 +40,23 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
         file = path.open("rb")
     except FileNotFoundError:
         file = path.with_name(path.name.removesuffix(".jsonl") + CLOSED).open("rb")
-    with file as lines:
-        for line in lines:
-            if line.endswith(b"\n"):
-                with suppress(msgspec.MsgspecError, UnicodeDecodeError):
-                    record = msgspec.json.decode(line)
-                    if isinstance(record, dict):
-                        yield record
+    with file:
+        yield from (line for line in file if line.endswith(b"\n"))
+
+
+def records(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a segment as they were written. A line that is torn or is no JSON object is none."""
+    for line in lines(path):
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            record = msgspec.json.decode(line)
+            if isinstance(record, dict):
+                yield record
 
 
 def close_leftovers(folder: Path) -> list[Path]:
     """Close the segments whose writers are dead, and return them by their new names. Living writers keep theirs."""
     closed = []
+    sweep(folder)
     for path in sorted(folder.glob("*.jsonl")):
         if path.name.endswith(CLOSED):
             continue
@@ -77,12 +84,12 @@ class Segment:
     def create(cls, path: Path) -> Segment:
         """A new, locked, empty segment whose directory entry is on disk. Raises OSError."""
         # It gets its name only once it is locked, so nobody can take it for a dead worker's.
-        fresh = path.with_name(path.name + ".new")
+        fresh = half_of(path)
         handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fresh.rename(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError:
             os.close(handle)
             raise
@@ -211,14 +218,5 @@ def _closed(path: Path) -> Path:
         path.unlink()
     else:
         path.rename(name)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return name
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name in `folder` outlive a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
