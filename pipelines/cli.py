@@ -122,8 +122,10 @@ COMMANDS: tuple[Command, ...] = (
             arg("action", choices=("make", "list", "revoke")),
             arg("name", nargs="?", help="whom the key is for"),
             arg("--model", action="append", metavar="MODEL", help="only for this model (repeat for several)"),
+            arg("--rate", help="how often it may be used: 100/s or 600/min (default: as HEADWAY_RATE says)"),
+            arg("--burst", type=int, help="calls at once after a silence (default: as many as --rate names)"),
         ),
-        "headway keys make dashboard --model MODEL",
+        "headway keys make dashboard --model MODEL --rate 100/s --burst 200",
     ),
     Command(
         "predict",

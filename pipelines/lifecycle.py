@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 from datetime import UTC, datetime
+from typing import Any
 
 import features
 import models
@@ -165,16 +166,28 @@ def api_keys(given: argparse.Namespace) -> int:
     path = home().keys
     if given.action == "list":
         for key in keys.list_keys(path):
-            print(f"{key.name:20} {', '.join(key.models) if key.models else 'all models'}")
+            rate = key.rate or "no rate of its own"
+            print(f"{key.name:20} {', '.join(key.models) if key.models else 'all models':30} {rate}")
         return 0
     if not given.name:
         raise HeadwayError(f"whose key? headway keys {given.action} NAME")
     if given.action == "make":
-        print(keys.make(path, given.name, given.model))
+        opens = [models.load(model).name for model in given.model] if given.model else None
+        print(keys.make(path, given.name, opens, _rate(given)))
     else:
         keys.revoke(path, given.name)
         print(f"revoked {given.name}")
     return 0
+
+
+def _rate(given: argparse.Namespace) -> Any:
+    from services import rates
+
+    if given.rate is not None:
+        return rates.parse(given.rate, given.burst)
+    if given.burst is not None:
+        raise HeadwayError("--burst goes with --rate, such as --rate 100/s --burst 200")
+    return None
 
 
 def demo(given: argparse.Namespace) -> int:

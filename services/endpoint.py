@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from features import HeadwayError
 from services.exchange import Exchange, Gone
-from services.keys import Key, KeyRing, loopback
+from services.keys import Key, KeyRing, unasked
 from services.log import DurableLog, LogUnavailable
+from services.rates import Rates
 from services.refusals import Refused, busy
 from services.report import report
 from services.schema import Call
@@ -46,6 +47,7 @@ class Endpoint:
     ) -> None:
         self.champions, self.log, self.settings = champions, log, settings
         self._keys, self._now = keys, now
+        self._rates = Rates(keys.path.with_name("rates"), settings.rate)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="answer")
         self.in_flight = 0
         self.shed = 0
@@ -53,6 +55,7 @@ class Endpoint:
     def close(self) -> None:
         """Let go of the threads, once no request is at work."""
         self._threads.shutdown()
+        self._rates.close()
 
     async def predict(self, exchange: Exchange) -> None:
         """POST /v1/models/{model}/predict, within `guard`, which sheds first and counts last. Raises Refused."""
@@ -87,11 +90,26 @@ class Endpoint:
             self.in_flight -= 1
 
     def authorize(self, exchange: Exchange, model: str | None) -> Key | None:
-        """The key that the request carries, if it opens `model` (None: any key does). None where keys are off.
+        """The key of the request, if it opens `model` (None: any key does) and its rate allows another call.
 
-        Raises Refused.
+        None where keys are off. Raises Refused: 401, 403, 429.
         """
-        if not self.settings.keys and loopback((exchange.scope.get("server") or ("", 0))[0]):
+        key = self._key(exchange)
+        if key is not None and model is not None and not key.opens(model):
+            raise Refused(403, "wrong_key", f"The key {key.name} is for {', '.join(key.models or ())} only")
+        self._rates.take(key)
+        return key
+
+    def find(self, model: str) -> Served:
+        """The champion of `model`. Raises Refused (404) naming the models that are served."""
+        served = self.champions.served
+        if model not in served:
+            known = ", ".join(sorted(served)) or "none yet"
+            raise Refused(404, "unknown_model", f"No such model is served. Served are: {known}")
+        return served[model]
+
+    def _key(self, exchange: Exchange) -> Key | None:
+        if not self.settings.keys and unasked((exchange.scope.get("server") or ("", 0))[0], exchange.headers):
             return None
         bearer = exchange.header(b"authorization")
         secret = bearer[7:].strip() if bearer[:7].lower() == "bearer " else exchange.header(b"x-api-key")
@@ -103,17 +121,7 @@ class Endpoint:
         if key is None:
             message = "Send a valid key: Authorization: Bearer <key>. `headway keys make NAME` makes one"
             raise Refused(401, "no_key", message, headers={"WWW-Authenticate": "Bearer"})
-        if model is not None and not key.opens(model):
-            raise Refused(403, "wrong_key", f"The key {key.name} is for other models")
         return key
-
-    def find(self, model: str) -> Served:
-        """The champion of `model`. Raises Refused (404) naming the models that are served."""
-        served = self.champions.served
-        if model not in served:
-            known = ", ".join(sorted(served)) or "none yet"
-            raise Refused(404, "unknown_model", f"No such model is served. Served are: {known}")
-        return served[model]
 
     def _choose(self, champion: Served, call: Call) -> Served:
         """Who answers this call: one version all of it."""

@@ -12,34 +12,45 @@ import hmac
 import ipaddress
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated, BinaryIO
 
 import msgspec
+from msgspec import Meta
 
 from features import NAME, HeadwayError
+from services.rates import Rate
 
 PREFIX = "hw_"
+PROXIED = (b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip")
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One key at rest. `models` is None for a key to all of them."""
+    """One key at rest. `models` is None for a key to all of them, `rate` for one without a limit of its own.
+
+    `slot` is its place, from 1, in the file that rates are counted in.
+    """
 
     name: str
-    sha256: str
+    sha256: Sha256
     models: tuple[str, ...] | None = None
+    rate: Rate | None = None
+    slot: Annotated[int, Meta(ge=0)] = 0
 
     def opens(self, model: str) -> bool:
         """Whether the key is for this model."""
         return self.models is None or model in self.models
 
 
-def make(path: Path, name: str, models: Sequence[str] | None = None) -> str:
+def make(path: Path, name: str, models: Sequence[str] | None = None, rate: Rate | None = None) -> str:
     """Add a key called `name` to the file at `path` and return its secret, which is not kept anywhere.
 
     Args:
         models: the models it opens; None for all.
+        rate: how often it may be used; None for as often as HEADWAY_RATE says.
 
     Raises:
         HeadwayError: the name is taken or not a name.
@@ -51,18 +62,19 @@ def make(path: Path, name: str, models: Sequence[str] | None = None) -> str:
         keys = list_keys(path)
         if any(key.name == name for key in keys):
             raise HeadwayError(f"There is a key called {name} already. Revoke it first, or choose another name.")
-        _write(path, [*keys, Key(name, _digest(secret), tuple(models) if models is not None else None)])
+        slot = min({*range(1, len(keys) + 2)} - {key.slot for key in keys})
+        _write(path, [*keys, Key(name, _digest(secret), tuple(models) if models is not None else None, rate, slot)])
     return secret
 
 
 def list_keys(path: Path) -> list[Key]:
     """The keys in the file at `path`, oldest first. Raises HeadwayError for a damaged file."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=list[Key])
+        return _decoded(path.read_bytes())
     except FileNotFoundError:
         return []
-    except (msgspec.MsgspecError, OSError) as error:
-        raise HeadwayError(f"{path} is not a key file ({error}). Put it back from a backup, or remove it.") from None
+    except (msgspec.MsgspecError, ValueError, OSError) as error:
+        raise _damaged(path, error) from None
 
 
 def revoke(path: Path, name: str) -> None:
@@ -81,14 +93,18 @@ class KeyRing:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._seen: tuple[int, int, int] | None = None
+        self._held: BinaryIO | None = None
         self._keys: list[Key] = []
 
     def find(self, secret: str) -> Key | None:
         """The key that `secret` is, or None. Takes the same time for every wrong secret.
 
-        Raises HeadwayError for a damaged file: then nobody gets in.
+        Raises HeadwayError for a file that is damaged or cannot be read: then nobody gets in.
         """
-        self._refresh()
+        try:
+            self._refresh()
+        except (msgspec.MsgspecError, ValueError, OSError) as error:
+            raise _damaged(self.path, error) from None
         digest, found = _digest(secret), None
         for key in self._keys:
             if hmac.compare_digest(key.sha256, digest):
@@ -97,14 +113,21 @@ class KeyRing:
 
     def _refresh(self) -> None:
         try:
-            stat = self.path.stat()
+            changed = _mark(self.path.stat()) != self._seen
         except FileNotFoundError:
             self._seen, self._keys = None, []
             return
-        now = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-        if now != self._seen:
-            self._keys = list_keys(self.path)
-            self._seen = now
+        if changed:
+            self._seen, self._keys = None, []
+            # Held open, so that its number is given to no other file: two changes within one tick of the file
+            # system's clock could else look like none.
+            file, old = self.path.open("rb"), self._held
+            self._held = file
+            if old is not None:
+                old.close()
+            mark = _mark(os.fstat(file.fileno()))
+            self._keys = _decoded(file.read())
+            self._seen = mark
 
 
 def loopback(host: str | None) -> bool:
@@ -113,6 +136,31 @@ def loopback(host: str | None) -> bool:
         return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
     except ValueError:
         return False
+
+
+def unasked(server: str | None, headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a request may do without a key where keys are off: it comes from this machine, as far as can be known.
+
+    Args:
+        server: the address that the connection came to, as the kernel tells it; no header changes it.
+        headers: of the request, names in lower case. A proxy's mark in one of them means that the caller is elsewhere;
+            so does a name of another machine in `Host`, by which a page in a browser here can ask for its maker there.
+    """
+    name = headers.get(b"host", b"localhost").decode("latin-1")
+    host = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    return loopback(server) and loopback(host) and not any(mark in headers for mark in PROXIED)
+
+
+def _mark(stat: os.stat_result) -> tuple[int, int, int]:
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+
+def _decoded(raw: bytes) -> list[Key]:
+    return msgspec.json.decode(raw, type=list[Key])
+
+
+def _damaged(path: Path, error: Exception) -> HeadwayError:
+    return HeadwayError(f"{path} is not a key file ({error}). Put it back from a backup, or remove it.")
 
 
 def _digest(secret: str) -> str:

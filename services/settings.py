@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from features import HeadwayError
 from pipelines.home import SINGLE_THREAD
+from services.rates import Rate, parse
 
 
 @dataclass(frozen=True)
@@ -15,12 +16,14 @@ class Settings:
 
     HEADWAY_CLOCK (server): `request` lets a call carry `as_of`, as the replay does; else it is an unknown field.
     HEADWAY_KEYS (on): `off` asks for no API key on connections to a loopback address.
+    HEADWAY_RATE (none): `100/s` or `600/min` for each key that carries no rate; with HEADWAY_BURST calls at once.
     HEADWAY_IN_FLIGHT (256): requests at work at once in a worker; more are asked to come back.
     HEADWAY_BODY_LIMIT (1048576): bytes of a request's body.
     """
 
     request_clock: bool = False
     keys: bool = True
+    rate: Rate | None = None
     in_flight: int = 256
     body_limit: int = 2**20
 
@@ -30,6 +33,7 @@ class Settings:
         return cls(
             request_clock=_choice(environment, "HEADWAY_CLOCK", ("server", "request")) == "request",
             keys=_choice(environment, "HEADWAY_KEYS", ("on", "off")) == "on",
+            rate=_rate(environment),
             in_flight=_count(environment, "HEADWAY_IN_FLIGHT", cls.in_flight),
             body_limit=_count(environment, "HEADWAY_BODY_LIMIT", cls.body_limit),
         )
@@ -50,6 +54,18 @@ def single_threaded(environment: Mapping[str, str]) -> None:
 def workers(environment: Mapping[str, str]) -> int:
     """How many workers serve: HEADWAY_WORKERS, default 1. Raises HeadwayError."""
     return _count(environment, "HEADWAY_WORKERS", 1)
+
+
+def _rate(environment: Mapping[str, str]) -> Rate | None:
+    rate, burst = environment.get("HEADWAY_RATE"), environment.get("HEADWAY_BURST")
+    if not rate:
+        if burst:
+            raise HeadwayError(f"HEADWAY_BURST={burst!r} goes with HEADWAY_RATE, such as HEADWAY_RATE=100/s.")
+        return None
+    try:
+        return parse(rate, _count(environment, "HEADWAY_BURST", 0) if burst else None)
+    except HeadwayError as error:
+        raise HeadwayError(f"HEADWAY_RATE: {error}") from None
 
 
 def _choice(environment: Mapping[str, str], name: str, valid: tuple[str, ...]) -> str:

@@ -139,7 +139,14 @@ def test_keys_are_made_once_listed_without_their_secret_and_revoked(root: Home, 
     assert secret.startswith("hw_")
     assert secret not in root.keys.read_text()
     assert main(["keys", "list"]) == 0
-    assert capsys.readouterr().out.split() == ["dashboard", MODEL]
+    assert capsys.readouterr().out.split() == ["dashboard", MODEL, "no", "rate", "of", "its", "own"]
+    assert main(["keys", "make", "fast", "--rate", "100/s", "--burst", "200"]) == 0
+    capsys.readouterr()
+    assert main(["keys", "list"]) == 0
+    assert "100/s, burst 200" in capsys.readouterr().out
+    assert "100/s or 600/min" in refused(capsys, "keys", "make", "slow", "--rate", "often")
+    assert "--rate" in refused(capsys, "keys", "make", "slow", "--burst", "9")
+    assert MODEL in refused(capsys, "keys", "make", "slow", "--model", "nonesuch")
     assert "already" in refused(capsys, "keys", "make", "dashboard")
     assert main(["keys", "revoke", "dashboard"]) == 0
     assert capsys.readouterr().out == "revoked dashboard\n"
