@@ -1,0 +1,82 @@
+"""From what a pointer names to a version that can answer: loaded, checked, and with all that answering needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from feast import FeatureStore
+
+import expectations
+import features
+import models
+from features import HeadwayError
+from pipelines import package
+from pipelines.feature_store import open_store
+from pipelines.home import Home
+from pipelines.pointers import Pointer
+from services.answers import Role
+from services.champion import Served
+from services.lookup import Lookup
+from services.schema import RequestSchema
+
+
+class Assembly:
+    """Makes what serves. Slow (it reads files, unpickles, asks Feast): call it in a thread.
+
+    Args:
+        at: the root.
+        request_clock: whether requests may carry `as_of`.
+        now: the clock, for `Served.since`.
+    """
+
+    def __init__(self, at: Home, *, request_clock: bool, now: Callable[[], datetime]) -> None:
+        self._at, self._request_clock, self._now = at, request_clock, now
+        self._store: FeatureStore | None = None
+
+    def make(self, pointer: Pointer, role: Role, *known: Served | None) -> Served:
+        """The version that a pointer names, ready to answer. One of `known`, if it is of that version, spares loading.
+
+        Raises HeadwayError: hashes or golden rows do not hold, it is another version than the pointer names, or its
+        features cannot be served.
+        """
+        wanted = (pointer.tag, pointer.digest)
+        same = (old.packaged for old in known if old and (old.pointer.tag, old.pointer.digest) == wanted)
+        packaged = next(same, None) or package.load(self._at, pointer.tag)
+        if (packaged.manifest.model, packaged.manifest.digest) != (pointer.model, pointer.digest):
+            raise HeadwayError(
+                f"{pointer.tag} is not the version that is named for {pointer.model}. The champion stays."
+            )
+        return self._assembled(pointer, packaged, role)
+
+    def _assembled(self, pointer: Pointer, packaged: package.Packaged, role: Role) -> Served:
+        manifest = packaged.manifest
+        declared, domain = models.load(manifest.model), features.load(manifest.domain)
+        computed = domain.request_features_of(manifest.feature_service)
+        lookup = Lookup(self._fresh_store(), manifest, computed)
+        lookup.check()
+        schema = RequestSchema(
+            manifest.model,
+            manifest.keys,
+            manifest.inputs,
+            required=[name for part in computed for name in part.inputs],
+            rules=_rules(declared),
+            clock=self._request_clock,
+        )
+        return Served(pointer, packaged, schema, lookup, declared.description, self._now(), role)
+
+    def _fresh_store(self) -> FeatureStore:
+        """Feast, as the registry is now; one for all versions."""
+        if self._store is None:
+            self._store = open_store(self._at)
+        else:
+            self._store.refresh_registry()
+        return self._store
+
+
+def _rules(model: models.Model) -> list[expectations.Rule]:
+    """The rules on the sources that examples are made from: a request's fields are columns of those."""
+    if model.domain not in expectations.names():
+        return []
+    suites = {suite.source: suite for suite in expectations.load(model.domain).suites}
+    return [rule for source in model.examples.sources if source in suites for rule in suites[source].rules]
