@@ -51,19 +51,16 @@ class Numbers(msgspec.Struct, frozen=True, tag="numbers"):
     low: float | None
     high: float | None
 
-    @property
-    def size(self) -> int:
-        """How many bins, missing and unseen included."""
-        return len(self.edges) + 3
-
-    def place(self, column: pd.Series) -> np.ndarray:
-        """The bin of each value: int (n,)."""
-        values = to_float(column)
-        index = np.searchsorted(np.asarray(self.edges), values, side="right")
+    def count(self, column: pd.Series) -> tuple[list[int], Moments]:
+        """Values in each bin, and the moments of the finite ones."""
+        # Sorted, a bin is a slice: placing each value by itself costs six times as much.
+        values = np.sort(to_float(column))  # NaN last
+        present = values[: values.searchsorted(np.nan)]
         low, high = (np.inf if bound is None else bound for bound in (self.low, self.high))
-        index[~((values >= low) & (values <= high))] = self.size - 1
-        index[np.isnan(values)] = self.size - 2
-        return index
+        seen = present[present.searchsorted(low) : present.searchsorted(high, side="right")]
+        inner = np.diff([0, *seen.searchsorted(self.edges), len(seen)]).tolist()
+        finite = present[present.searchsorted(-np.inf, side="right") : present.searchsorted(np.inf)]
+        return [*inner, len(values) - len(present), len(present) - len(seen)], _moments(finite)
 
 
 class Categories(msgspec.Struct, frozen=True, tag="categories"):
@@ -80,12 +77,13 @@ class Categories(msgspec.Struct, frozen=True, tag="categories"):
         """How many bins, other, missing and unseen included."""
         return len(self.top) + 3
 
-    def place(self, column: pd.Series) -> np.ndarray:
-        """The bin of each value: int (n,)."""
+    def count(self, column: pd.Series) -> tuple[list[int], None]:
+        """Values in each bin; categories have no moments."""
         codes, distinct = pd.factorize(column)  # missing: -1, which picks the last entry below
         known = pd.Index([*self.top, *self.rare], dtype=object).get_indexer(pd.Index(distinct).map(str))
         binned = np.where(known < 0, self.size - 1, np.minimum(known, len(self.top)))
-        return np.append(binned, self.size - 2)[codes]
+        bins = np.append(binned, self.size - 2)[codes]
+        return np.bincount(bins, minlength=self.size).tolist(), None
 
 
 class Bins(msgspec.Struct, frozen=True):
@@ -150,13 +148,9 @@ def fit_bins(frame: pd.DataFrame, features: Sequence[FeatureLike]) -> Bins:
 
 def take(frame: pd.DataFrame, bins: Bins) -> Profile:
     """The profile of the rows of `frame`. Raises HeadwayError when a column of `bins` is missing."""
-    counts, moments = {}, {}
-    for name, column_bins in bins.columns.items():
-        column = _column(frame, name)
-        counts[name] = np.bincount(column_bins.place(column), minlength=column_bins.size).tolist()
-        if isinstance(column_bins, Numbers):
-            moments[name] = _moments(to_float(column))
-    return Profile(len(frame), counts, moments)
+    found = {name: kind.count(_column(frame, name)) for name, kind in bins.columns.items()}
+    counts = {name: counted for name, (counted, _) in found.items()}
+    return Profile(len(frame), counts, {name: moments for name, (_, moments) in found.items() if moments})
 
 
 def take_days(frame: pd.DataFrame, instants: pd.Series, bins: Bins) -> dict[str, Profile]:
@@ -250,12 +244,12 @@ def _fit_categories(column: pd.Series) -> Categories:
     return Categories(ranked[:TOP], sorted(ranked[TOP:]))
 
 
-def _moments(values: np.ndarray) -> Moments:
-    values = values[np.isfinite(values)]
-    if not len(values):
+def _moments(ordered: np.ndarray) -> Moments:
+    if not len(ordered):
         return Moments(0)
-    mean, sd, low, high = (float(f(values)) for f in (np.mean, np.std, np.min, np.max))
-    return Moments(len(values), mean, sd, low, high)
+    return Moments(
+        len(ordered), float(np.mean(ordered)), float(np.std(ordered)), float(ordered[0]), float(ordered[-1])
+    )
 
 
 def _sum(counts: Sequence[Sequence[int]]) -> list[int]:
