@@ -73,7 +73,7 @@ def main(given: argparse.Namespace) -> int:
         package.load(at, version.tag)
     out = Path(given.out or f"{model.name}-v{version.version}.bento").absolute()
     with step("building the bento"):
-        built = build(at, version, out, given.image)
+        built = build(at, version, out, given.image or IMAGE)
     print(
         f"{model.name} version {version.version} ({version.tag}) as bento {built.tag}\n"
         f"  {built.file}: {built.file.stat().st_size / 1e6:.1f} MB, {built.files} files of code, "

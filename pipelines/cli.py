@@ -113,6 +113,18 @@ COMMANDS: tuple[Command, ...] = (
         (MODEL, AS_OF, ACTOR, WHY),
         "headway rollback MODEL --why 'complaints from the desk'",
     ),
+    Command(
+        "package",
+        "build a bento of a version: its files, the code that serves it, and a lock of its own",
+        "pipelines.bento:main",
+        (
+            MODEL,
+            arg("--version", type=int, metavar="N", help="a version that was champion (default: the champion)"),
+            arg("--out", metavar="FILE", help="where to write it (default: MODEL-vN.bento here)"),
+            arg("--image", help="base image, by tag or digest (default: this Python on slim Debian)"),
+        ),
+        "headway package MODEL --out MODEL.bento",
+    ),
     Command("repair", "write a model's pointer again from the ledger", "pipelines.lifecycle:repair", (MODEL,)),
     Command(
         "keys",
@@ -148,6 +160,18 @@ COMMANDS: tuple[Command, ...] = (
             arg("--service-port", type=int, default=3000, help="preferred port of the service (default 3000)"),
         ),
         "headway up --deploy",
+    ),
+    Command(
+        "run",
+        "become one part of the stack, in the foreground: for systemd and containers (see docs/deploy.md)",
+        "pipelines.foreground:run",
+        (
+            arg("part", choices=("server", "worker", "service")),
+            arg("--host", default="127.0.0.1", help="the address to listen on (default: this machine only)"),
+            arg("--port", type=int, help="the port to listen on (default: server 4200, service 3000)"),
+            arg("--server", default="http://127.0.0.1:4200", metavar="URL", help="where the worker finds the server"),
+        ),
+        "headway run service --port 3000",
     ),
     Command("down", "end what `up` started, and all that descends from it", "pipelines.operate:down"),
     Command("status", "say what runs, and where (exit code 1: nothing runs)", "pipelines.operate:status"),

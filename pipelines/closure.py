@@ -54,7 +54,7 @@ def pins(modules: Iterable[str], project: Path = PROJECT) -> str:
         HeadwayError: a package is not installed, not in the lock, or not the version that the lock names.
     """
     declared = tomllib.loads((project / "pyproject.toml").read_text())["project"]["dependencies"]
-    extras: dict[str, Extras] = {canonicalize_name(need.name): Extras(need.extras) for need in map(Requirement, declared)}
+    extras: dict[str, Extras] = {canonicalize_name(n.name): Extras(n.extras) for n in map(Requirement, declared)}
     blocks = _blocks((project / LOCK).read_text())
     needed = _required(_distributions(modules), extras)
     for name in sorted(needed):

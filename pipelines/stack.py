@@ -148,12 +148,7 @@ class Stack:
 
     def _child(self, part: str) -> Child:
         host, port = (self.service_url if part == "service" else self.prefect_url).removeprefix("http://").split(":")
-        commands = {
-            "server": [*_module("prefect"), "server", "start", "--host", host, "--port", port],
-            "worker": [*_module("prefect"), "worker", "start", "--type", "process", "--pool", POOL, "--name", POOL],
-            "service": [*_module("bentoml"), "serve", "services.bento:Headway", "--host", host, "--port", port],
-        }
-        return Child(part, commands[part], self.environment, self.home.logs / f"{part}.log")
+        return Child(part, command(part, host, port), self.environment, self.home.logs / f"{part}.log")
 
     def _worker_polls(self, since: datetime) -> bool:
         workers = self.api.post(f"/work_pools/{POOL}/workers/filter", {})
@@ -196,6 +191,15 @@ class Stack:
 
         if threading.current_thread() is threading.main_thread():
             self._handlers = {signal.SIGTERM: signal.signal(signal.SIGTERM, leave)}
+
+
+def command(part: str, host: str, port: str) -> list[str]:
+    """What runs one of `PARTS`; the worker listens nowhere."""
+    return {
+        "server": [*_module("prefect"), "server", "start", "--host", host, "--port", port],
+        "worker": [*_module("prefect"), "worker", "start", "--type", "process", "--pool", POOL, "--name", POOL],
+        "service": [*_module("bentoml"), "serve", "services.bento:Headway", "--host", host, "--port", port],
+    }[part]
 
 
 def deploy(environ: Mapping[str, str], *names: str) -> None:
