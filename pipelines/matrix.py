@@ -28,35 +28,52 @@ class FeatureLike(Protocol):
         ...
 
 
-def matrix(columns: Mapping[str, Sequence[Any]], features: Sequence[FeatureLike]) -> pd.DataFrame:
+Filled = dict[str, "list[Any] | np.ndarray"]
+
+
+def filled(columns: Mapping[str, Sequence[Any] | np.ndarray], features: Sequence[FeatureLike]) -> Filled:
     """Columns in the features' order, each of one type, defaults in the place of what is missing.
+
+    Missing are None, pd.NA and NaN. Filling what is filled changes nothing.
 
     Args:
         columns: {feature: n values}; more columns than the features are allowed and dropped.
         features: name, dtype and default of each column.
 
     Returns:
-        DataFrame (n, len(features)): float64 for float, int and bool (missing: NaN), object for str
-        (missing: None).
+        {feature: n values}: float for float, int and bool (missing: NaN), str for str (missing: None). An array for
+        an array or a Series, which may be long; a list for anything else: for one row numpy costs more than it saves.
 
     Raises:
         KeyError: a feature has no column.
     """
-    return pd.DataFrame({feature.name: _column(columns[feature.name], feature) for feature in features})
+    return {feature.name: _column(columns[feature.name], feature) for feature in features}
 
 
-def _column(values: Sequence[Any], feature: FeatureLike) -> np.ndarray:
+def matrix(columns: Mapping[str, Sequence[Any] | np.ndarray], features: Sequence[FeatureLike]) -> pd.DataFrame:
+    """`filled` as a DataFrame (n, len(features)): float64 for float, int and bool, object for str."""
+    texts = {feature.name for feature in features if feature.dtype == "str"}
+    return pd.DataFrame(
+        {
+            name: np.asarray(values, dtype=object if name in texts else "float64")
+            for name, values in filled(columns, features).items()
+        }
+    )
+
+
+def _column(values: Sequence[Any] | np.ndarray, feature: FeatureLike) -> list[Any] | np.ndarray:
     if feature.dtype == "str":
-        column = np.array([None if _missing(value) else str(value) for value in values], dtype=object)
-        column[[value is None for value in column]] = feature.default
-        return column
-    if isinstance(values, pd.Series):
-        numbers = values.to_numpy(dtype="float64", na_value=np.nan)
-    else:
-        numbers = np.array(values, dtype="float64")  # None becomes NaN
-    if feature.default is not None:
-        numbers = np.where(np.isnan(numbers), float(feature.default), numbers)
-    return numbers
+        default = feature.default
+        texts = [value if type(value) is str else default if _missing(value) else str(value) for value in values]
+        return np.array(texts, dtype=object) if isinstance(values, pd.Series | np.ndarray) else texts
+    default = float("nan") if feature.default is None else float(feature.default)
+    if isinstance(values, pd.Series | np.ndarray):
+        numbers = pd.Series(values).to_numpy(dtype="float64", na_value=np.nan)
+        return np.where(np.isnan(numbers), default, numbers)
+    return [
+        value if type(value) is float and value == value else default if _missing(value) else float(value)
+        for value in values
+    ]
 
 
 def _missing(value: Any) -> bool:

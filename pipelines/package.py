@@ -22,9 +22,11 @@ from joblib.numpy_pickle import NumpyPickler
 
 from features import HeadwayError
 from monitoring.profile import Reference
+from pipelines.agreement import LIMIT, difference
 from pipelines.home import Home
 from pipelines.judge import Gate
-from pipelines.matrix import matrix
+from pipelines.matrix import filled, matrix
+from pipelines.scorer import Columns, FastScorer, NotCompiled, compile, pipeline_predict
 
 ESTIMATOR, MANIFEST, REFERENCE, SAMPLE = "estimator.joblib", "manifest.json", "reference.json", "sample.parquet"
 
@@ -53,6 +55,15 @@ class Golden(msgspec.Struct, frozen=True):
     predictions: list[float]
 
 
+class Band(msgspec.Struct, frozen=True):
+    """Where the truth lies around a predicted value: from `prediction + low` to `prediction + high`."""
+
+    level: float
+    """How often at least, as long as what comes is like the holdout."""
+    low: float
+    high: float
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is known about a version, except its files' content."""
 
@@ -76,6 +87,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     code_commit: str
     lock_hash: str
     golden: Golden
+    interval: Band | None = None
+    """Regression only, and only with enough rows in the holdout."""
+    scorer: str = "pipeline"
+    """What serves it: `treelite` or `linear` (compiled, see `scorer`), or `pipeline`: the estimator itself."""
+    scorer_note: str = ""
+    """Why not a compiled one, or by how much it differs from the pipeline at most."""
     files: dict[str, str] = {}
     """SHA-256 of each file."""
     digest: str = ""
@@ -90,10 +107,22 @@ class Packaged:
     manifest: Manifest
     estimator: Any
     folder: Path
+    fast: FastScorer | None = None
+    fallback: str = ""
+    """Why the pipeline serves though the manifest names a compiled scorer; empty when it is as the manifest says."""
+
+    def score(self, columns: Columns) -> np.ndarray:
+        """(n,) float64 by what serves, for columns as `filled` makes them. Raises ValueError for what it refuses."""
+        if self.fast is not None:
+            return self.fast.predict(columns)
+        return self.predict(matrix(columns, self.manifest.features))
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
-        """(n,) float64 for the columns that `matrix` makes: the probability of the positive class, or the value."""
-        return _predict(self.manifest.task, self.estimator, frame)
+        """(n,) float64 by the pipeline, for what `matrix` makes: the probability of the positive class, or the value.
+
+        What is computed offline uses this one: a version's answers do not hang on how they are served.
+        """
+        return pipeline_predict(self.manifest.task, self.estimator, frame)
 
     @cached_property
     def reference(self) -> Reference:
@@ -136,7 +165,12 @@ def store(at: Home, manifest: Manifest, estimator: Any, reference: Reference, sa
 
 
 def load(at: Home, tag: str) -> Packaged:
-    """Load a version: hashes first, then the estimator, then its golden rows.
+    """Load a version: hashes first, then the estimator, then its golden rows, by the pipeline and by what serves.
+
+    The fast scorer is not stored but compiled anew, from the estimator that the hashes vouch for. Where it cannot be,
+    or gives golden rows other answers (another treelite than when it was stored, say), the version is still the one
+    that was judged, and its pipeline proves it by the same rows: so the pipeline serves, slower and right, and
+    `fallback` says why. To refuse the version would be an outage for the sake of speed.
 
     Raises:
         HeadwayError: no such version, a file or the manifest was changed, or the golden rows give other answers.
@@ -148,7 +182,8 @@ def load(at: Home, tag: str) -> Packaged:
     for name, expected in manifest.files.items():
         if not (folder / name).is_file() or _sha256(folder / name) != expected:
             raise _refused(tag, f"{folder / name} is not the file that was stored (its SHA-256 differs)")
-    packaged = Packaged(manifest, joblib.load(folder / ESTIMATOR), folder)
+    estimator = joblib.load(folder / ESTIMATOR)
+    packaged = Packaged(manifest, estimator, folder, *_fast(manifest, estimator))
     answers = packaged.predict(matrix(manifest.golden.columns, manifest.features))
     differ = int((answers != np.array(manifest.golden.predictions)).sum())
     if differ:
@@ -191,9 +226,17 @@ class _Pickler(NumpyPickler):
         return super().save(known.setdefault(obj, obj) if type(obj) is str else obj)
 
 
-def _predict(task: str, estimator: Any, frame: pd.DataFrame) -> np.ndarray:
-    answer = estimator.predict_proba(frame)[:, 1] if task == "binary" else estimator.predict(frame)
-    return np.asarray(answer, dtype="float64")
+def _fast(manifest: Manifest, estimator: Any) -> tuple[FastScorer | None, str]:
+    """The scorer that the manifest names, compiled and checked; None, and why, when the pipeline has to serve."""
+    if manifest.scorer == "pipeline":
+        return None, ""
+    try:
+        fast = compile(manifest.task, estimator, manifest.features)
+        columns = filled(manifest.golden.columns, manifest.features)
+        apart = difference(fast.predict(columns), np.array(manifest.golden.predictions))
+    except (NotCompiled, ValueError) as why:
+        return None, f"the scorer {manifest.scorer} cannot be had here: {why}"
+    return (fast, "") if apart <= LIMIT else (None, f"the scorer {fast.kind} is off by {apart:.0e} on golden rows")
 
 
 def _models(at: Home) -> Any:

@@ -29,7 +29,7 @@ ROOMS = {
     "bentoml": {"pipelines/package.py", "services/bento.py"},
     "evidently": {"monitoring/evidently_report.py"},
     "prefect": {"pipelines/flows.py"},
-    "treelite": {"pipelines/package.py"},
+    "treelite": {"pipelines/scorer.py"},
     "jinja2": {"monitoring/page.py"},
     "sqlalchemy": {"pipelines/ledger.py"},
 }

@@ -16,6 +16,7 @@ from sklearn.preprocessing import OrdinalEncoder
 import features
 from monitoring.profile import Reference, fit_bins
 from pipelines import feature_store, lake, package
+from pipelines.agreement import choose
 from pipelines.feature_tables import ARROW, CREATED, VISIBLE
 from pipelines.home import Home
 from pipelines.ledger import Ledger
@@ -85,13 +86,14 @@ def packaged(at: Home, seed: int) -> package.Manifest:
     frame = matrix({f.name: random.choice(texts.get(f.name, [None, *range(40)]), 400) for f in specs}, specs)
     estimator = _estimator(seed).fit(frame, random.random(400) < (0.2 if seed % 2 else 0.8))
     answers = estimator.predict_proba(frame)[:, 1]
+    chosen = choose("binary", estimator, frame, specs)
     manifest = package.Manifest(
         model=MODEL, task="binary", trained_as_of="2013-03-01T00:00:00+00:00",
         trained_until="2013-03-01T00:00:00+00:00", domain=DOMAIN, feature_service=SERVICE, features=specs,
         tables=tables, keys={key: domain.entities[key] for key in domain.keys_of(SERVICE)},
         inputs=domain.inputs_of(SERVICE), importance={f.name: 1 / len(specs) for f in specs},
         metrics={"roc_auc": 0.5}, gates=(), data={"seed": seed}, code_commit="none", lock_hash="none",
-        golden=package.golden(frame.head(20), answers[:20]),
+        golden=package.golden(frame.head(20), answers[:20]), scorer=chosen.scorer, scorer_note=chosen.note,
     )  # fmt: skip
     reference = Reference(fit_bins(frame, specs), {}, manifest.importance, {})
     return package.store(at, manifest, estimator, reference, frame.assign(prediction=answers, label=0.0).head(20))

@@ -1,0 +1,296 @@
+"""Columns become a matrix of numbers as a fitted scikit-learn preprocessing makes it, without scikit-learn or pandas.
+
+Two kinds of block cover what people commonly write. `Numbers` puts columns of numbers through a few vector steps.
+`Tables` looks values up: the tables are not derived from an encoder's settings, they are what the fitted steps
+themselves answer for each category, for a missing value, and for one never seen, so that unknown, infrequent, dropped
+and missing categories come out as they do there. Whatever else a preprocessing does is declined, with a reason.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import issparse
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MaxAbsScaler,
+    MinMaxScaler,
+    OneHotEncoder,
+    OrdinalEncoder,
+    RobustScaler,
+    StandardScaler,
+    TargetEncoder,
+)
+
+from pipelines.matrix import FeatureLike
+
+Columns = Mapping[str, Sequence[Any] | np.ndarray]
+Step = Callable[[np.ndarray], np.ndarray]
+Changes = tuple[tuple[int, float], ...]
+
+ENCODERS = (OrdinalEncoder, OneHotEncoder, TargetEncoder)
+LARGEST_TABLE = 4_000_000
+"""Categories times places of a block: 32 MB while it is made. A one-hot of 2,000 categories."""
+
+
+class NotCompiled(Exception):  # noqa: N818  (nothing went wrong)
+    """A pipeline that the fast scorer does not take over. The message is a sentence: why not."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Columns of numbers, put through vector steps."""
+
+    names: tuple[str, ...]
+    steps: tuple[Step, ...]
+
+    def __call__(self, columns: Columns) -> np.ndarray:
+        """(n, places) float64. Raises ValueError where a step refuses infinity."""
+        return through(self.steps, np.array([columns[name] for name in self.names], dtype="float64").T)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What becomes of one column's values: where they differ from the block's `cold` row. None: it is refused."""
+
+    name: str
+    known: Mapping[Any, Changes | None]
+    unseen: Changes | None
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Columns of categories, each value looked up."""
+
+    tables: tuple[Table, ...]
+    cold: np.ndarray
+
+    def __call__(self, columns: Columns) -> np.ndarray:
+        """(n, places) float64. Raises ValueError for a value that the encoder refuses."""
+        rows = np.empty((len(columns[self.tables[0].name]), len(self.cold)))
+        rows[:] = self.cold
+        for table in self.tables:
+            known, unseen = table.known, table.unseen
+            for row, value in enumerate(columns[table.name]):
+                changes = known.get(value if value == value else None, unseen)
+                if changes is None:
+                    raise ValueError(f"{table.name}: a category that the encoder refuses")
+                for place, number in changes:
+                    rows[row, place] = number
+        return rows
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Blocks side by side, then steps over all of them."""
+
+    blocks: tuple[Numbers | Tables, ...]
+    after: tuple[Step, ...]
+    sparse: bool
+    """Whether scikit-learn's matrix is a sparse one, which fewer models take missing values in."""
+
+    def __call__(self, columns: Columns) -> np.ndarray:
+        """(n, places) float64, C-contiguous."""
+        parts = [block(columns) for block in self.blocks]
+        return np.ascontiguousarray(through(self.after, np.concatenate(parts, axis=1)))
+
+    def untouched(self) -> dict[int, str]:
+        """{place: column} of the numbers that reach the model as they came."""
+        found: dict[int, str] = {}
+        start = 0
+        for block in self.blocks:
+            if isinstance(block, Numbers) and not block.steps and not self.after:
+                found |= {start + number: name for number, name in enumerate(block.names)}
+            start += len(block.names) if isinstance(block, Numbers) else len(block.cold)
+        return found
+
+
+def through(steps: Sequence[Step], rows: np.ndarray) -> np.ndarray:
+    """Rows (n, k) after one step after another."""
+    for step in steps:
+        rows = step(rows)
+    return rows
+
+
+def encoding(steps: Sequence[Any], features: Sequence[FeatureLike]) -> Encoding:
+    """Rebuild fitted preprocessing steps (without Pipelines in them: see `flat`) for columns as `filled` gives them.
+
+    Raises NotCompiled for whatever it does not know.
+    """
+    names = [feature.name for feature in features]
+    if steps and type(steps[0]) is ColumnTransformer:
+        parts, after, sparse = list(_parts(steps[0])), steps[1:], steps[0].sparse_output_
+    else:
+        parts, after = [(list(steps), names)], []
+        sparse = any(getattr(step, "sparse_output", False) for step in steps)
+    texts = {feature.name for feature in features if feature.dtype == "str"}
+    blocks = tuple(_block(part, columns, texts) for part, columns in parts)
+    return Encoding(blocks, _vector(after), sparse)
+
+
+def flat(estimator: Any) -> list[Any]:
+    """The fitted steps of an estimator, those of Pipelines within it unpacked, those that do nothing left out."""
+    if type(estimator) is Pipeline:
+        return [step for _, part in estimator.steps for step in flat(part)]
+    idle = estimator is None or (isinstance(estimator, str) and estimator == "passthrough")
+    return [] if idle or (type(estimator) is FunctionTransformer and estimator.func is None) else [estimator]
+
+
+def _parts(transformer: ColumnTransformer) -> Iterator[tuple[list[Any], list[str]]]:
+    """The steps for each group of columns, in the order of what comes out."""
+    if transformer.transformer_weights:
+        raise NotCompiled("it weighs its transformers")
+    known = np.array(transformer.feature_names_in_, dtype=object)
+    for _, part, columns in transformer.transformers_:
+        listed = [columns] if isinstance(columns, str) else columns
+        named = isinstance(listed, Sequence) and all(isinstance(name, str) for name in listed)
+        names = list(listed) if named else known[listed].tolist()
+        if names and not (isinstance(part, str) and part == "drop"):
+            yield flat(part), names
+
+
+def _block(steps: list[Any], names: list[str], texts: set[str]) -> Numbers | Tables:
+    if any(type(step) in ENCODERS for step in steps):
+        return _tables(steps, names, texts)
+    if words := [name for name in names if name in texts]:
+        raise NotCompiled(f"{', '.join(words)} would reach the model as text, without an encoder that it knows")
+    return Numbers(tuple(names), _vector(steps))
+
+
+def _vector(steps: Sequence[Any]) -> tuple[Step, ...]:
+    """Steps on numbers. Scikit-learn's refuse infinity, every one of them: so does this, once."""
+    unknown = [type(step).__name__ for step in steps if type(step) not in VECTOR]
+    if unknown:
+        raise NotCompiled(f"{unknown[0]} is not a step that it knows")
+    made = tuple(VECTOR[type(step)](step) for step in steps)
+    return (_not_infinite, *made) if made else ()
+
+
+def _not_infinite(rows: np.ndarray) -> np.ndarray:
+    if np.isinf(rows).any():
+        raise ValueError("infinity, which a step refuses")
+    return rows
+
+
+def _impute(step: SimpleImputer) -> Step:
+    values = np.asarray(step.statistics_, dtype="float64")
+    if np.isnan(values).any() or step.add_indicator or not _is_nan(step.missing_values):
+        raise NotCompiled("SimpleImputer drops a column, adds indicators, or fills something else than NaN")
+    return lambda rows: np.where(np.isnan(rows), values, rows)
+
+
+def _shift_and_divide(shift: np.ndarray | None, divisor: np.ndarray | None) -> Step:
+    less = 0.0 if shift is None else np.asarray(shift, dtype="float64")
+    by = 1.0 if divisor is None else np.asarray(divisor, dtype="float64")
+    return lambda rows: (rows - less) / by
+
+
+def _min_max(step: MinMaxScaler) -> Step:
+    def scaled(rows: np.ndarray) -> np.ndarray:
+        rows = rows * step.scale_ + step.min_
+        return np.clip(rows, *step.feature_range) if step.clip else rows
+
+    return scaled
+
+
+def _max_abs(step: MaxAbsScaler) -> Step:
+    if getattr(step, "clip", False):
+        raise NotCompiled("MaxAbsScaler clips")
+    return _shift_and_divide(None, step.scale_)
+
+
+VECTOR: dict[type, Callable[[Any], Step]] = {
+    SimpleImputer: _impute,
+    StandardScaler: lambda step: _shift_and_divide(step.mean_ if step.with_mean else None, step.scale_),
+    MinMaxScaler: _min_max,
+    MaxAbsScaler: _max_abs,
+    RobustScaler: lambda step: _shift_and_divide(
+        step.center_ if step.with_centering else None, step.scale_ if step.with_scaling else None
+    ),
+}
+"""What each step on numbers does, in the order of operations that scikit-learn has, so that bits agree."""
+
+
+def _tables(steps: list[Any], names: list[str], texts: set[str]) -> Tables:
+    """Ask the fitted steps for every value of each column, the others held still."""
+    known = _categories(steps, names)
+    types = {name: object if name in texts else "float64" for name in names}
+    base = {name: next((value for value in known[name] if value is not None), None) for name in names}
+
+    def answers(name: str, values: list[Any]) -> np.ndarray | None:
+        columns = {other: [base[other]] * len(values) for other in names} | {name: values}
+        rows = pd.DataFrame({other: np.array(columns[other], dtype=types[other]) for other in names})
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for step in steps:
+                    rows = step.transform(rows)
+        except (ValueError, TypeError):
+            return None
+        return np.asarray(rows.toarray() if issparse(rows) else rows, dtype="float64")
+
+    first = answers(names[0], [base[names[0]]])
+    if first is None or len(first[0]) * max(map(len, known.values())) > LARGEST_TABLE:
+        raise NotCompiled(f"the encoder of {', '.join(names)} is too wide, or refuses its own categories")
+    cold, found, taken = first[0].copy(), [], np.zeros(len(first[0]), dtype=bool)
+    for name in names:
+        unseen = _unseen(known[name], name in texts)
+        asked = [answers(name, values) for values in (known[name], [None], [unseen])]
+        if asked[0] is None:
+            raise NotCompiled(f"the encoder of {name} refuses one of its own categories")
+        rows = np.concatenate([part for part in asked if part is not None])
+        places = np.flatnonzero(_differ(rows, first[0]).any(axis=0))
+        if taken[places].any():
+            raise NotCompiled(f"{name} and another column come out in the same place")
+        taken[places], cold[places] = True, np.median(asked[0][:, places], axis=0)
+        found.append((name, places, asked))
+    return Tables(tuple(_table(name, known[name], asked, places, cold) for name, places, asked in found), cold)
+
+
+def _table(name: str, values: list[Any], asked: list[np.ndarray | None], places: np.ndarray, cold: np.ndarray) -> Table:
+    def changes(row: np.ndarray) -> Changes:
+        return tuple((int(place), float(row[place])) for place in places[_differ(row[places], cold[places])])
+
+    of_known, of_missing, of_unseen = asked
+    assert of_known is not None
+    known: dict[Any, Changes | None] = {value: changes(row) for value, row in zip(values, of_known, strict=True)}
+    known[None] = None if of_missing is None else changes(of_missing[0])
+    return Table(name, known, None if of_unseen is None else changes(of_unseen[0]))
+
+
+def _categories(steps: list[Any], names: list[str]) -> dict[str, list[Any]]:
+    """The values of each column that the steps tell apart, None for missing."""
+    at = next(number for number, step in enumerate(steps) if type(step) in ENCODERS)
+    before, encoder, after = steps[:at], steps[at], steps[at + 1 :]
+    for step in (*before, *after):
+        if type(step) not in ((SimpleImputer,) if step in before else VECTOR):
+            raise NotCompiled(f"{type(step).__name__} beside an encoder is not a step that it knows")
+    if len(encoder.categories_) != len(names):
+        raise NotCompiled(f"an imputer drops or adds columns before the encoder of {', '.join(names)}")
+    replaced = [step.missing_values for step in before]
+    return {
+        name: list(dict.fromkeys(None if _is_nan(v) else v for v in (*of_one.tolist(), *replaced)))
+        for name, of_one in zip(names, encoder.categories_, strict=True)
+    }
+
+
+def _differ(rows: np.ndarray, row: np.ndarray) -> np.ndarray:
+    return (rows != row) & ~(np.isnan(rows) & np.isnan(row))
+
+
+def _unseen(known: list[Any], text: bool) -> Any:
+    if text:
+        return "\0 never seen"
+    return max((float(value) for value in known if value is not None), default=0.0) + 0.5
+
+
+def _is_nan(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
