@@ -17,12 +17,19 @@ from msgspec import Meta
 
 from expectations import Rule
 
+YEARS = (1900, 2199)
+"""Of an instant, as written, before its offset is taken off."""
+RFC_3339 = Meta(
+    tz=True,
+    description=f"RFC 3339, with its offset from UTC, of the years {YEARS[0]} to {YEARS[1]}",
+    extra_json_schema={"pattern": "^(19|20|21)"},
+)
 BASE: dict[str, Any] = {
     "float": float,
     "int": int,
     "str": Annotated[str, Meta(max_length=1000)],
     "bool": bool,
-    "timestamp": Annotated[datetime, Meta(tz=True, description="RFC 3339, with its offset from UTC")],
+    "timestamp": Annotated[datetime, RFC_3339],
 }
 # Estimators take 32-bit floats, entity keys are 64-bit integers: beyond that nothing could be computed.
 LIMITS: dict[str, tuple[float, float]] = {

@@ -80,6 +80,15 @@ def test_a_good_body_comes_out_by_column_with_instants_in_utc() -> None:
         ({"at": "2020-01-01T01:00:00"}, "instances[1].at", "timezone"),
         ({"at": "1820-01-01T01:00:00Z"}, "instances[1].at", "Expected a year"),
         ({"at": "0001-01-01T00:00:00+23:00"}, "instances[1].at", "Expected a year"),
+        ({"at": "2200-01-01T00:00:00Z"}, "instances[1].at", "Expected a year"),
+        ({"at": "2016-12-31T23:59:60Z"}, "instances[1].at", "RFC3339"),
+        ({"number": 10**400}, "instances[1].number", "Expected `int` <="),
+        ({"number": -(2**63) - 1}, "instances[1].number", "Expected `int` >="),
+        ({"amount": 10**400}, "instances[1].amount", "out of range"),
+        ({"amount": [[[[1]]]]}, "instances[1].amount", "Expected `float`, got `array`"),
+        ({"shop": "x' - at `$.zzz"}, "instances[1].shop", "Expected one of"),
+        ({"a` - at `$.b": 1}, "instances[1].a` - at `$.b", "unknown field"),
+        ({"u" * 5000: 1}, ("instances[1]." + "u" * 200)[:200], "unknown field"),
         ({"at": 5}, "instances[1].at", "Expected `datetime`"),
         ({"class": 1}, "instances[1].class", "Expected `bool`"),
         ({"more": 1}, "instances[1].more", "unknown field"),
@@ -103,6 +112,12 @@ def test_a_wrong_field_is_named_by_its_path(change: dict[str, Any], path: str, s
         (b"[]", "$"),
         (b"null", "$"),
         (b"[" * 100_000, "$"),
+        (b'{"instances": ' + b"[" * 100_000, "instances[0]"),
+        (body().replace(b"7", b"9" * 5000), "instances[0].number"),
+        (body().replace(b"7", b"[" * 100_000 + b"]" * 100_000), "instances[0].number"),
+        (body().replace(b"7", b'{"a":' * 100_000 + b"1" + b"}" * 100_000), "instances[0].number"),
+        (b'{"u": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "u"),
+        (body()[:-1] + b', "instances": []}', "instances"),
         (body().replace(b"1.5", b"1e999"), "instances[0].amount"),
         (b'{"instances": []}', "instances"),
         (b"{}", "instances"),
@@ -114,6 +129,48 @@ def test_a_wrong_field_is_named_by_its_path(change: dict[str, Any], path: str, s
 )
 def test_a_wrong_body_is_refused(raw: bytes, path: str) -> None:
     assert refused(raw)[0] == path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path"),
+    [
+        (b'"number": 7', b'"number": 8, "number": 7', "instances[1].number"),
+        (b'"number": 7', b'"number": 7, "number": 7', "instances[1].number"),
+        (b'"number": 7', b'"number": 7, "numb\\u0065r": 7', "instances[1].number"),
+        (b'"number": 7', b'"number": 7, "example_id": "a", "example_id": null', "instances[1].example_id"),
+        (b'"number": 7', b'"number": 7, "example_id": "number", "number": 7', "instances[1].number"),
+        (b'"as_of"', b'"as_of": "2020-01-01T00:00:00Z", "as_of"', "as_of"),
+        (b'"as_of"', b'"instances": [], "as_of"', "instances"),
+    ],
+)
+def test_a_name_that_comes_twice_is_refused_by_its_path(old: bytes, new: bytes, path: str) -> None:
+    good = body({"number": 6}, {}, as_of="2020-01-02T00:00:00Z")
+    assert len(SCHEMA.parse(good)) == 2
+    where, message = refused(good.replace(old, new))
+    # The decoder sees the last of two lists first, and that it is empty.
+    assert where == path
+    assert "twice" in message or path == "instances"
+
+
+@given(st.lists(st.sampled_from([*GOOD, "example_id", "as_of", "instances", 'a"b', "é"]), min_size=1, max_size=4))
+def test_values_that_read_like_names_are_no_names(ids: list[str]) -> None:
+    assert SCHEMA.parse(body(*({"example_id": one} for one in ids))).example_ids == ids
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b"\xef\xbb\xbf" + body(), "byte order mark"),
+        (body().decode().encode("utf-16"), "byte order mark"),
+        (body().replace(b"north", b"nor\xffth"), "not UTF-8 (byte 28)"),
+        (body().replace(b"ABC", b"\\ud800"), "surrogate"),
+        (body() + b" x", "trailing"),
+        (b"", "truncated"),
+    ],
+)
+def test_what_is_not_json_says_why(raw: bytes, says: str) -> None:
+    assert refused(raw)[0] == "$"
+    assert says in refused(raw)[1]
 
 
 def test_as_of_is_an_unknown_field_unless_the_clock_is_the_requests() -> None:

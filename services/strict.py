@@ -1,0 +1,80 @@
+"""Where a body is not the JSON that it should be: told from the bytes, once decoding them has failed or is in doubt.
+
+msgspec is strict about nearly everything. What it leaves is a name that comes twice in an object: it takes the last
+one, others the first, so two readers of one body could see two requests (RFC 8259, section 4). It is refused.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Callable
+from typing import Any
+
+from services.refusals import Refused
+
+MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+class _Twice:
+    """Stands where an object was that has a name twice."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class _NotANumber:
+    """Stands where NaN or Infinity was."""
+
+
+def malformed(body: bytes, error: Exception) -> Refused:
+    """What is wrong with a body that is not JSON: the commonest reasons are looked for, and their place."""
+    if body.startswith(MARKS):
+        return Refused(400, "malformed", "The body begins with a byte order mark: send UTF-8 without one", "$")
+    try:
+        body.decode()
+    except UnicodeDecodeError as wrong:
+        return Refused(400, "malformed", f"The body is not UTF-8 (byte {wrong.start})", "$")
+    path, _ = _find(body, lambda part: isinstance(part, _NotANumber))
+    if path:
+        return Refused(400, "invalid", "NaN and Infinity are not JSON numbers", path)
+    return Refused(400, "malformed", "The body is not JSON: " + str(error).removeprefix("JSON is malformed: "), "$")
+
+
+def repeated(body: bytes) -> Refused | None:
+    """The refusal of a JSON body in which some object has a name twice; None where none has."""
+    path, part = _find(body, lambda part: isinstance(part, _Twice))
+    if not path:
+        return None
+    where = part.name if path == "$" else f"{path}.{part.name}"
+    return Refused(400, "invalid", "The name is given twice in one object", where)
+
+
+def _find(body: bytes, wanted: Callable[[Any], bool]) -> tuple[str, Any]:
+    """The path of the first part that is wanted, and the part; ("", None) where there is none or nothing to search."""
+    try:
+        value = json.loads(body, parse_constant=lambda _: _NotANumber(), object_pairs_hook=_object)
+        return _search(value, wanted, "") or ("", None)
+    except (ValueError, RecursionError):
+        return "", None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Any:
+    made: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in made:
+            return _Twice(name)
+        made[name] = value
+    return made
+
+
+def _search(value: Any, wanted: Callable[[Any], bool], path: str) -> tuple[str, Any] | None:
+    if wanted(value):
+        return path.removeprefix(".") or "$", value
+    parts: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        parts = [(f"{path}.{name}", part) for name, part in value.items()]
+    elif isinstance(value, list):
+        parts = [(f"{path}[{number}]", part) for number, part in enumerate(value)]
+    found = (_search(part, wanted, where) for where, part in parts)
+    return next((one for one in found if one is not None), None)
