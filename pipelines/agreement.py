@@ -56,9 +56,11 @@ def choose(task: str, estimator: Any, sample: pd.DataFrame, features: Sequence[F
     """
     try:
         fast = compile(task, estimator, features)
+        found = agreement(fast, estimator, sample, features, SEED)
     except NotCompiled as why:
         return Choice("pipeline", f"not compiled: {why}", None)
-    found = agreement(fast, estimator, sample, features, SEED)
+    except Exception as error:  # a night must not fail for want of speed
+        return Choice("pipeline", f"it could not be compared: {type(error).__name__}: {error}", None)
     return Choice(fast.kind, found.note, fast) if found.agrees else Choice("pipeline", found.note, None)
 
 

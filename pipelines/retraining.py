@@ -18,12 +18,13 @@ import features
 from models import Model
 from monitoring import profile, relation
 from pipelines import package, promotion
+from pipelines.agreement import choose
 from pipelines.frame import Frame, Split, span, split, training_frame
 from pipelines.home import PROJECT, Home
 from pipelines.judge import DIGITS, Gate, judge
 from pipelines.ledger import Entry, Ledger
-from pipelines.package import FeatureSpec, Manifest, TableSpec
-from pipelines.scoring import predict, score
+from pipelines.package import Band, FeatureSpec, Manifest, TableSpec
+from pipelines.scoring import COVERAGE, conformal, predict, score
 
 GOLDEN_ROWS, SAMPLE_ROWS, IMPORTANCE_ROWS, SEED = 20, 5000, 4000, 11
 
@@ -46,6 +47,9 @@ class Evaluation:
     importance: dict[str, float]
     predictions: np.ndarray
     """(n,) for the holdout rows."""
+    scorer: str
+    """What is to serve it: see `Manifest.scorer`."""
+    scorer_note: str
 
     @property
     def passed(self) -> bool:
@@ -106,12 +110,16 @@ def evaluate(at: Home, model: Model, as_of: datetime, parts: Split, candidate: C
     holdout, label = parts.holdout, parts.holdout.rows["label"].to_numpy()
     ours = predict(model, candidate.estimator, holdout.inputs)
     champion = _champion(at, model, holdout, as_of)
-    gates = judge(model, candidate.estimator, parts, champion, candidate.twin)
+    declared = features.load(model.domain).features_of(model.feature_service)
+    # The holdout comes first, and golden rows first of all: those are compared as they are.
+    sample = pd.concat([holdout.inputs, parts.train.inputs], ignore_index=True)
+    chosen = choose(model.task, candidate.estimator, sample, declared)
+    gates = judge(model, candidate.estimator, parts, champion, candidate.twin, chosen.fast)
     metrics = {"holdout": score(model, label, ours), "train": _on_train(model, candidate, parts)}
     if champion is not None and np.isfinite(champion).all():
         metrics["champion"] = score(model, label, champion)
     rounded = {name: round(value, DIGITS) for name, value in metrics.items() if np.isfinite(value)}
-    return Evaluation(gates, rounded, _importance(model, candidate, holdout), ours)
+    return Evaluation(gates, rounded, _importance(model, candidate, holdout), ours, chosen.scorer, chosen.note)
 
 
 def store(
@@ -133,7 +141,8 @@ def store(
         importance=evaluation.importance, metrics=evaluation.metrics, gates=tuple(evaluation.gates),
         data={"train": span(parts.train), "holdout": span(parts.holdout), "digest": _fingerprint(parts)},
         code_commit=_commit(), lock_hash=hashlib.sha256((PROJECT / "requirements.lock").read_bytes()).hexdigest(),
-        golden=package.golden(golden, evaluation.predictions[: len(golden)]),
+        golden=package.golden(golden, evaluation.predictions[: len(golden)]), interval=_band(model, parts, evaluation),
+        scorer=evaluation.scorer, scorer_note=evaluation.scorer_note,
     )  # fmt: skip
     reference, sample = _reference(model, parts, candidate, evaluation)
     return package.store(at, manifest, candidate.estimator, reference, sample)
@@ -231,6 +240,12 @@ def _reference(
     )
     sample = scored.assign(label=rows["label"]).sample(min(SAMPLE_ROWS, len(rows)), random_state=SEED)
     return reference, sample.sort_index()
+
+
+def _band(model: Model, parts: Split, evaluation: Evaluation) -> Band | None:
+    label = parts.holdout.rows["label"].to_numpy(dtype="float64")
+    found = conformal(label, evaluation.predictions) if model.task == "regression" else None
+    return Band(COVERAGE, *found) if found else None
 
 
 def _fingerprint(parts: Split) -> str:

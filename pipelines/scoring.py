@@ -13,6 +13,8 @@ from features import HeadwayError
 from models import Model
 
 RESAMPLES = 200
+COVERAGE = 0.9
+"""How often the truth lies in the interval around a value."""
 SEED = 7
 
 
@@ -102,6 +104,25 @@ def interval(
     tail = (1 - model.gates.confidence) / 2
     low, high = np.nanquantile(drawn, [tail, 1 - tail]) if np.isfinite(drawn).any() else (np.nan, np.nan)
     return Interval(value, float(low), float(high))
+
+
+def conformal(label: np.ndarray, prediction: np.ndarray, level: float = COVERAGE) -> tuple[float, float] | None:
+    """How far below and above a predicted value the truth lies, by the errors on rows that were not trained on.
+
+    Split conformal prediction (Vovk, Gammerman & Shafer 2005; Lei et al. 2018, algorithm 2) on signed errors, each
+    tail with half of what may fall outside (Linusson et al. 2014): the k-th smallest and k-th largest of n errors,
+    k = floor((n + 1) (1 - level) / 2). A new row is covered with probability `level` at least, whatever the model
+    and the distribution, as long as it and the n rows could have come in any order; drift breaks that.
+
+    Args:
+        label, prediction: (n,) float64.
+
+    Returns:
+        Offsets to add to a prediction, low and high; None when n is too small for the level.
+    """
+    errors = np.sort(label - prediction)
+    rank = int(np.floor(round((len(errors) + 1) * (1 - level) / 2, 9)))
+    return (float(errors[rank - 1]), float(errors[-rank])) if rank else None
 
 
 def _resampled(
