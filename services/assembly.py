@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from feast import FeatureStore
-
 import expectations
 import features
 import models
 from features import HeadwayError
 from pipelines import package
-from pipelines.feature_store import open_store
 from pipelines.home import Home
 from pipelines.pointers import Pointer
 from services.answers import Role
 from services.champion import Served
 from services.lookup import Lookup
+from services.online import OnlineStore
 from services.schema import RequestSchema
 
 
@@ -32,16 +30,16 @@ class Assembly:
 
     def __init__(self, at: Home, *, request_clock: bool, now: Callable[[], datetime]) -> None:
         self._at, self._request_clock, self._now = at, request_clock, now
-        self._store: FeatureStore | None = None
+        self._store: OnlineStore | None = None
 
-    def make(self, pointer: Pointer, role: Role, *known: Served | None) -> Served:
-        """The version that a pointer names, ready to answer. One of `known`, if it is of that version, spares loading.
+    def make(self, pointer: Pointer, role: Role, *known: package.Packaged | None) -> Served:
+        """The version that a pointer names, ready to answer. One of `known`, if it is that version, spares loading it.
 
         Raises HeadwayError: hashes or golden rows do not hold, it is another version than the pointer names, or its
         features cannot be served.
         """
         wanted = (pointer.tag, pointer.digest)
-        same = (old.packaged for old in known if old and (old.pointer.tag, old.pointer.digest) == wanted)
+        same = (old for old in known if old and (old.manifest.tag, old.manifest.digest) == wanted)
         packaged = next(same, None) or package.load(self._at, pointer.tag)
         if (packaged.manifest.model, packaged.manifest.digest) != (pointer.model, pointer.digest):
             raise HeadwayError(
@@ -65,12 +63,12 @@ class Assembly:
         )
         return Served(pointer, packaged, schema, lookup, declared.description, self._now(), role)
 
-    def _fresh_store(self) -> FeatureStore:
+    def _fresh_store(self) -> OnlineStore:
         """Feast, as the registry is now; one for all versions."""
         if self._store is None:
-            self._store = open_store(self._at)
+            self._store = OnlineStore(self._at)
         else:
-            self._store.refresh_registry()
+            self._store.refresh()
         return self._store
 
 

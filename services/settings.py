@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from typing import Any
 
 from features import HeadwayError
 from pipelines.home import SINGLE_THREAD
@@ -19,6 +21,11 @@ class Settings:
     HEADWAY_RATE (none): `100/s` or `600/min` for each key that carries no rate; with HEADWAY_BURST calls at once.
     HEADWAY_IN_FLIGHT (256): requests at work at once in a worker; more are asked to come back.
     HEADWAY_BODY_LIMIT (1048576): bytes of a request's body.
+    HEADWAY_SHADOW_QUEUE (10000): logged instances of a model that may wait for its shadow; the oldest are dropped.
+    HEADWAY_METRICS (off): `on` shows /metrics and the health routes to other machines too.
+    HEADWAY_ACCESS_LOG (off): `on` writes a line for every request.
+    HEADWAY_TRACES (none): where an OTLP/HTTP receiver for traces listens, like http://127.0.0.1:4318.
+    HEADWAY_SENTRY_DSN (none): where unexpected errors are told.
     """
 
     request_clock: bool = False
@@ -26,6 +33,11 @@ class Settings:
     rate: Rate | None = None
     in_flight: int = 256
     body_limit: int = 2**20
+    shadow_queue: int = 10_000
+    metrics: bool = False
+    access_log: bool = False
+    traces: str = ""
+    sentry_dsn: str = field(default="", repr=False)
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Settings:
@@ -36,7 +48,16 @@ class Settings:
             rate=_rate(environment),
             in_flight=_count(environment, "HEADWAY_IN_FLIGHT", cls.in_flight),
             body_limit=_count(environment, "HEADWAY_BODY_LIMIT", cls.body_limit),
+            shadow_queue=_count(environment, "HEADWAY_SHADOW_QUEUE", cls.shadow_queue),
+            metrics=_choice(environment, "HEADWAY_METRICS", ("off", "on")) == "on",
+            access_log=_choice(environment, "HEADWAY_ACCESS_LOG", ("off", "on")) == "on",
+            traces=_observed(environment, "HEADWAY_TRACES", "opentelemetry.exporter.otlp.proto.http"),
+            sentry_dsn=_observed(environment, "HEADWAY_SENTRY_DSN", "sentry_sdk"),
         )
+
+    def shown(self) -> dict[str, Any]:
+        """The settings in force, for the log: of secrets only that they are there."""
+        return {**asdict(self), "rate": str(self.rate or "none"), "sentry_dsn": bool(self.sentry_dsn)}
 
 
 def single_threaded(environment: Mapping[str, str]) -> None:
@@ -66,6 +87,23 @@ def _rate(environment: Mapping[str, str]) -> Rate | None:
         return parse(rate, _count(environment, "HEADWAY_BURST", 0) if burst else None)
     except HeadwayError as error:
         raise HeadwayError(f"HEADWAY_RATE: {error}") from None
+
+
+def _observed(environment: Mapping[str, str], name: str, package: str) -> str:
+    """An address that something is told to by a package of the extra `observe`."""
+    value = environment.get(name) or ""
+    if value and not value.startswith(("http://", "https://")):
+        raise HeadwayError(f"{name} is not an address: it begins with http:// or https://.")
+    if value and not _installed(package):
+        raise HeadwayError(f"{name} needs {package}: `uv pip install -e '.[observe]'` brings it. Or unset {name}.")
+    return value
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # a package above it
+        return False
 
 
 def _choice(environment: Mapping[str, str], name: str, valid: tuple[str, ...]) -> str:

@@ -31,9 +31,18 @@ class Champions:
         at: the root.
         request_clock: whether requests may carry `as_of`.
         now: the clock, for `since` and for the time of refusals.
+        told: of every champion that was "loaded", "swapped" in or "refused": the model, and which.
     """
 
-    def __init__(self, at: Home, *, request_clock: bool, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        at: Home,
+        *,
+        request_clock: bool,
+        now: Callable[[], datetime],
+        told: Callable[[str, str], None] = lambda model, outcome: None,
+    ) -> None:
+        self._told = told
         self._folder, self._now = at.pointers, now
         self._assembly, self._watched = Assembly(at, request_clock=request_clock, now=now), Watched()
         self.challengers = Challengers(at, self._assembly, now)
@@ -61,6 +70,7 @@ class Champions:
         except Exception as error:  # whatever it is, what serves now keeps serving
             self._refuse(model, why(error))
             return False
+        self._told(model, "swapped" if model in self.served else "loaded")
         self.served, self.refusals = having(self.served, model, new), having(self.refusals, model, None)
         report("swapped", model=model, version=new.pointer.version, generation=new.pointer.generation)
         return True
@@ -69,12 +79,12 @@ class Champions:
         known = self.refusals.get(model)
         if known is None or known.why != said:
             report("refused", level="error", model=model, why=said)
+            self._told(model, "refused")
         self.refusals = having(self.refusals, model, Refusal(self._now(), said))
 
     def _load(self, model: str) -> Served:
         pointer = read_pointer(self._folder, model)
         if pointer is None:
             raise HeadwayError(f"the pointer of {model} is gone. `headway repair {model}` writes it again.")
-        trial = self.challengers.running.get(model)
-        canary = trial.canary.served if trial and trial.canary else None
-        return self._assembly.make(pointer, "champion", self.served.get(model), canary)
+        now, canary = self.served.get(model), self.challengers.loaded(model)
+        return self._assembly.make(pointer, "champion", now.packaged if now else None, canary)

@@ -22,11 +22,14 @@ import msgspec
 
 from features import HeadwayError
 from pipelines.home import Home
+from pipelines.package import Packaged
 from pipelines.pointers import Pointer, Trial, Trials, read_trials, trials_path
+from services.answers import iso
 from services.assembly import Assembly
 from services.champion import Served
 from services.report import report
 from services.schema import Call
+from services.shadow import progress
 from services.watched import Refusal, Watched, having, why
 
 
@@ -91,7 +94,7 @@ class Challengers:
             found = read_trials(self._folder, model)  # a damaged file leaves what runs as it is
             now = OnTrial(found) if found and trials_of(found) else None
             if found and found.canary and found.canary.digest != champion.pointer.digest:
-                now = OnTrial(found, await asyncio.to_thread(self._load, champion, found.canary, before))
+                now = OnTrial(found, await asyncio.to_thread(self._load, champion, found.canary))
             self.refusals = having(self.refusals, model, None)
         except Exception as error:  # whatever it is, the champion answers
             self._refuse(model, error)
@@ -101,6 +104,16 @@ class Challengers:
         """The canary, if it is to answer this call in the champion's place."""
         trial = self.running.get(champion.pointer.model)
         return trial.canary.served if trial and trial.canary and trial.canary.takes(call) else None
+
+    @property
+    def shadowed(self) -> bool:
+        """Whether some model has a shadow."""
+        return any(trial.trials.shadow for trial in self.running.values())
+
+    def loaded(self, model: str) -> Packaged | None:
+        """The artefact of a model's canary: loaded already, should it become champion."""
+        trial = self.running.get(model)
+        return trial.canary.served.packaged if trial and trial.canary else None
 
     def failed(self, canary: Served, error: Exception) -> None:
         """Count a call that the canary could not answer. From any thread."""
@@ -125,16 +138,36 @@ class Challengers:
             report("refused", level="error", model=model, trial="canary", why=said)
         self.refusals = having(self.refusals, model, Refusal(self._now(), said))
 
-    def _load(self, champion: Served, trial: Trial, before: OnTrial | None) -> Canary:
+    def _load(self, champion: Served, trial: Trial) -> Canary:
         if trial.share is None:
             raise HeadwayError(f"the canary of {champion.pointer.model} has no share: end it, and begin it again.")
         pointer = Pointer(
             champion.pointer.model, trial.version, trial.tag, trial.digest, champion.pointer.generation, trial.as_of,
             trial.ledger,
         )  # fmt: skip
-        served = self._assembly.make(pointer, "canary", before.canary.served if before and before.canary else None)
+        served = self._assembly.make(pointer, "canary", self.loaded(pointer.model))
         check_request(served, champion)
         return Canary(served, trial.share)
+
+
+def shown(at: Home, challengers: Challengers, model: str) -> dict[str, Any]:
+    """The running trials of a model as health and its own page tell them; empty when there are none."""
+    running = challengers.running.get(model)
+    told: dict[str, Any] = {
+        kind: {"version": trial.version, "since": trial.as_of, **({"share": trial.share} if trial.share else {})}
+        for kind, trial in trials_of(running.trials if running else None).items()
+    }
+    if "canary" in told:
+        failures = challengers.failures.get(model)
+        told["canary"] |= {"failed": failures.count, "why": failures.why} if failures else {"failed": 0}
+    if running and running.trials.shadow:
+        now = progress(at, model)
+        current = now is not None and now.ledger == running.trials.shadow.ledger
+        counted = ("scored", "dropped", "failed", "waiting", "ms", "why")
+        told["shadow"] |= {name: getattr(now, name) for name in counted} if current else {"why": "not started yet"}
+    if refusal := challengers.refusals.get(model):
+        told["refused"] = {"at": iso(refusal.at), "why": refusal.why}
+    return told
 
 
 def trials_of(trials: Trials | None) -> dict[str, Trial]:

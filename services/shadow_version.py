@@ -1,0 +1,82 @@
+"""A version that is a shadow: what it would have answered where the champion did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from features import HeadwayError
+from pipelines import package
+from pipelines.home import Home
+from pipelines.matrix import matrix
+from pipelines.pointers import Pointer, Trial
+from services.answers import Record
+from services.refusals import Refused
+from services.schema import Call
+
+if TYPE_CHECKING:
+    from services.champion import Served
+
+
+class ShadowVersion:
+    """A shadow, loaded and checked. Raises HeadwayError when its files do not hold."""
+
+    def __init__(self, at: Home, model: str, trial: Trial) -> None:
+        self._pointer = Pointer(model, trial.version, trial.tag, trial.digest, 1, trial.as_of, trial.ledger)
+        self._at, self._packaged = at, package.load(at, trial.tag)
+        if (self._packaged.manifest.model, self._packaged.manifest.digest) != (model, trial.digest):
+            raise HeadwayError(f"{trial.tag} is not the version that is to be a shadow of {model}.")
+        self._features = [feature.name for feature in self._packaged.manifest.features]
+
+    def score(self, records: Sequence[Record]) -> list[Record]:
+        """Its own records of instances that the champion answered; those that it has no good answer for, left out."""
+        given = set.intersection(*(set(record.features) for record in records))
+        if not given.issuperset(self._features):
+            return [answer for record in records if (answer := self._asked(record))]
+        manifest = self._packaged.manifest
+        frame = matrix(
+            {name: [record.features[name] for record in records] for name in self._features}, manifest.features
+        )
+        predictions = self._packaged.predict(frame)
+        good = np.isfinite(predictions)
+        if manifest.task == "binary":
+            good &= (predictions >= 0) & (predictions <= 1)
+        rows = (dict(zip(self._features, row, strict=True)) for row in frame.to_numpy(dtype=object).tolist())
+        return [
+            self._own(record, features=row, prediction=float(prediction))
+            for record, row, prediction, usable in zip(records, rows, predictions, good, strict=True)
+            if usable
+        ]
+
+    def _asked(self, record: Record) -> Record | None:
+        """It reads what the champion does not: asked as the champion was, some moments later."""
+        fields = {**self._packaged.manifest.keys, **self._packaged.manifest.inputs}
+        said = {**record.keys, **record.inputs}
+        columns = {
+            name: [datetime.fromisoformat(said[name]) if dtype == "timestamp" and said[name] else said[name]]
+            for name, dtype in fields.items()
+        }
+        call = Call(columns, [record.example_id], None)
+        try:
+            lines = self._served.answer(call, record.request_id, datetime.fromisoformat(record.decision_time)).lines
+        except Refused:
+            return None
+        answer = msgspec.json.decode(lines, type=Record)
+        return self._own(record, features=answer.features, prediction=answer.prediction, degraded=answer.degraded)
+
+    @cached_property
+    def _served(self) -> Served:
+        from services.assembly import Assembly  # brings Feast, which most shadows do not need
+
+        assembly = Assembly(self._at, request_clock=True, now=lambda: datetime.now(UTC))
+        return assembly.make(self._pointer, "shadow", self._packaged)
+
+    def _own(self, record: Record, **found: Any) -> Record:
+        return msgspec.structs.replace(
+            record, version=self._pointer.version, digest=self._pointer.digest, role="shadow", **found
+        )
