@@ -1,27 +1,27 @@
-"""Feast's online half: the features of a request's entities, as fresh as they may be.
+"""The features of a request's entities, as fresh as they may be, and what could not be had.
 
-Feature tables come from Feast's online store, one call for all instances. Request features are computed by calling
-the declared function itself, the one that training calls: through Feast's on-demand view a request input that is
-also an entity key is not found (0.67), and timestamps lose their microseconds.
+Feature tables come from Feast's online store, each in one read for all instances. Request features are computed by
+calling the declared function itself, the one that training calls: through Feast's on-demand view a request input that
+is also an entity key is not found (0.67), and timestamps lose their microseconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
-
-from feast import FeatureStore
 
 from features import HeadwayError, RequestFeatures
 from pipelines.package import Manifest, TableSpec
 from services.answers import Degraded, Why
+from services.online import OnlineStore, OnlineTable, Row
 from services.refusals import Refused, busy
 from services.report import report
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-UNKNOWN: dict[str, Any] = {"str": "", "int": 0}
-"""Stands for a null key in the call to Feast, which takes none; what is found under it is not used."""
+NOBODY: dict[str, Any] = {"str": "", "int": 0}
+"""A key that no entity has, to ask whether a table answers."""
+NOTHING: Row = (None, {})
+WHYS: tuple[Why, ...] = ("missing", "stale")
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -30,19 +30,16 @@ class Lookup:
     """Finds every feature that a version reads.
 
     Args:
-        store: Feast, open; it is shared and only read.
+        store: where feature tables are read.
         manifest: names, TTLs and defaults as the version was trained with.
         computed: the declared request features of the version's feature service.
+
+    Raises HeadwayError for a feature that is declared no longer, and for a store that cannot give the tables.
     """
 
-    def __init__(self, store: FeatureStore, manifest: Manifest, computed: Sequence[RequestFeatures]) -> None:
-        self._store = store
+    def __init__(self, store: OnlineStore, manifest: Manifest, computed: Sequence[RequestFeatures]) -> None:
         self._manifest = manifest
         self._computed = tuple(computed)
-        self._defaults = {feature.name: feature.default for feature in manifest.features}
-        # Feast remembers what references resolve to, as long as they are the same.
-        self._references = [f"{table.name}:{name}" for table in manifest.tables for name in table.features]
-        self._keys = tuple(dict.fromkeys(key for table in manifest.tables for key in table.keys))
         given = {name for table in manifest.tables for name in table.features}
         given |= {feature.name for part in computed for feature in part.features}
         if lacking := [feature.name for feature in manifest.features if feature.name not in given]:
@@ -50,17 +47,21 @@ class Lookup:
                 f"version {manifest.tag} needs {', '.join(lacking)}, which features/{manifest.domain}.py declares no "
                 "longer. Put them back, or train the model again."
             )
+        defaults = {feature.name: feature.default for feature in manifest.features}
+        try:
+            self._tables = [_Table(spec, store.table(spec, manifest.keys), defaults) for spec in manifest.tables]
+        except Exception as error:
+            raise self._cannot_serve(error) from error
+        self.waits = bool(self._tables) and not store.local
+        """Whether a lookup waits for another machine or process."""
 
     def check(self) -> None:
-        """Ask Feast once, for an entity that there is not. Raises HeadwayError when it cannot answer."""
-        keys = {key: [UNKNOWN[self._manifest.keys[key]]] for key in self._keys}
+        """Ask the store once, for an entity that there is not. Raises HeadwayError when it cannot answer."""
         try:
-            self._ask(keys)
+            for table in self._tables:
+                table.online.read([tuple(NOBODY[self._manifest.keys[key]] for key in table.spec.keys)])
         except Exception as error:
-            raise HeadwayError(
-                f"the online store cannot serve {self._manifest.feature_service}: {type(error).__name__}: {error}. "
-                f"Run `headway ingest {self._manifest.domain}` to apply and materialize its features."
-            ) from error
+            raise self._cannot_serve(error) from error
 
     def find(self, columns: Columns, decision_time: datetime) -> tuple[dict[str, Sequence[Any]], list[list[Degraded]]]:
         """The features of n instances as they may be seen at `decision_time`.
@@ -70,7 +71,8 @@ class Lookup:
 
         Returns:
             {feature: n values}, None where the default is to stand in, and for each instance the feature-table
-            features that are missing, null, stale, or stamped later than `decision_time`, in the service's order.
+            features that could not be had, in the service's order. Stale: past the TTL. Missing: null, not there, or
+            visible only after `decision_time`.
 
         Raises:
             Refused: 400 when the declared function cannot compute with these inputs, 503 when the online store
@@ -79,30 +81,13 @@ class Lookup:
         size = len(next(iter(columns.values())))
         values = self._compute(columns, size)
         degraded: list[list[Degraded]] = [[] for _ in range(size)]
-        if self._references:
-            keys = {key: _known(columns[key], UNKNOWN[self._manifest.keys[key]]) for key in self._keys}
-            try:
-                answer = self._ask(keys)
-            except Exception as error:
-                report("lookup_failed", level="error", error=type(error).__name__)
-                raise busy("lookup_failed", "The online store does not answer") from error
-            for table in self._manifest.tables:
-                stale, visible = _visible(table, answer, columns, decision_time)
-                for name in table.features:
-                    # NaN, which no value equals, is missing as null is.
-                    values[name] = [
-                        value if seen and value == value else None
-                        for value, seen in zip(answer[name], visible, strict=True)
-                    ]
-                    for instance, value in enumerate(values[name]):
-                        if value is None:
-                            why: Why = "stale" if stale[instance] else "missing"
-                            degraded[instance].append(Degraded(name, why, self._defaults[name]))
+        try:
+            for table in self._tables:
+                values |= table.find(columns, decision_time, degraded)
+        except Exception as error:
+            report("lookup_failed", level="error", error=type(error).__name__)
+            raise busy("lookup_failed", "The online store does not answer") from error
         return values, degraded
-
-    def _ask(self, keys: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        response = self._store.get_online_features(features=self._references, entity_rows=keys)
-        return response.to_dict(include_event_timestamps=True)
 
     def _compute(self, columns: Columns, size: int) -> dict[str, Sequence[Any]]:
         values: dict[str, Sequence[Any]] = {}
@@ -121,20 +106,41 @@ class Lookup:
                     )
         return values
 
+    def _cannot_serve(self, error: Exception) -> HeadwayError:
+        return HeadwayError(
+            f"the online store cannot serve {self._manifest.feature_service}: {type(error).__name__}: {error}. "
+            f"Run `headway ingest {self._manifest.domain}` to apply and materialize its features."
+        )
 
-def _known(values: Sequence[Any], unknown: Any) -> list[Any]:
-    return [unknown if value is None else value for value in values]
 
+class _Table:
+    """A feature table: where it is read, and what may be seen of it."""
 
-def _visible(
-    table: TableSpec, answer: Columns, columns: Columns, decision_time: datetime
-) -> tuple[list[bool], list[bool]]:
-    """Which of n rows of a table are past the TTL; and which may be seen: there, for known keys, not later than the
-    decision, within the TTL."""
-    oldest = decision_time - timedelta(seconds=table.ttl_seconds)
-    keys = zip(*(columns[key] for key in table.keys), strict=True)
-    stamps = answer[f"{table.features[0]}__ts"]
-    there = [None not in key and stamp > 0 for key, stamp in zip(keys, stamps, strict=True)]
-    instants = [EPOCH + timedelta(seconds=stamp) for stamp in stamps]
-    stale = [known and at < oldest for known, at in zip(there, instants, strict=True)]
-    return stale, [known and oldest <= at <= decision_time for known, at in zip(there, instants, strict=True)]
+    def __init__(self, spec: TableSpec, online: OnlineTable, defaults: Mapping[str, Any]) -> None:
+        self.spec, self.online = spec, online
+        self._ttl = timedelta(seconds=spec.ttl_seconds)
+        # Made once: a gap says the same whoever meets it.
+        self._gaps: dict[Why, dict[str, Degraded]] = {
+            why: {name: Degraded(name, why, defaults.get(name)) for name in spec.features} for why in WHYS
+        }
+
+    def find(
+        self, columns: Columns, decision_time: datetime, degraded: Sequence[list[Degraded]]
+    ) -> dict[str, list[Any]]:
+        """{feature: n values}; what could not be had is added to `degraded`."""
+        keys = list(zip(*(columns[name] for name in self.spec.keys), strict=True))
+        known = [key for key in dict.fromkeys(keys) if None not in key]
+        rows = dict(zip(known, self.online.read(known), strict=True)) if known else {}
+        oldest = decision_time - self._ttl
+        values: dict[str, list[Any]] = {name: [] for name in self.spec.features}
+        for key, gaps in zip(keys, degraded, strict=True):
+            stamp, row = rows.get(key, NOTHING)
+            why: Why = "stale" if stamp is not None and stamp < oldest else "missing"
+            seen = row if stamp is not None and oldest <= stamp <= decision_time else {}
+            for name, column in values.items():
+                value = seen.get(name)
+                if value is None or value != value:  # NaN, which no value equals, is missing as null is
+                    value = None
+                    gaps.append(self._gaps[why][name])
+                column.append(value)
+        return values

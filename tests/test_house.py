@@ -25,7 +25,7 @@ CONTRACTS = {"features", "features._contract", "expectations", "models"}
 
 ROOMS = {
     "great_expectations": {"pipelines/check.py"},
-    "feast": {"pipelines/feature_store.py", "pipelines/asof.py", "services/lookup.py", "services/swap.py"},
+    "feast": {"pipelines/feature_store.py", "pipelines/asof.py", "services/online.py"},
     "bentoml": {"pipelines/package.py", "services/bento.py"},
     "evidently": {"monitoring/evidently_report.py"},
     "prefect": {"pipelines/flows.py"},
