@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 Role = Literal["champion", "canary", "shadow"]
 Why = Literal["missing", "stale"]
@@ -21,10 +22,16 @@ class Degraded(msgspec.Struct, frozen=True):
 
 
 class Prediction(msgspec.Struct, frozen=True):
-    """One value. `degraded` lists the features that were missing or stale, for which their default stood in."""
+    """One value. `degraded` lists the features that were missing or stale, for which their default stood in.
+
+    `low` and `high` are there when the model has an interval: the truth lies between them as often as its manifest
+    says.
+    """
 
     prediction: float
     degraded: list[Degraded]
+    low: float | UnsetType = UNSET
+    high: float | UnsetType = UNSET
 
 
 class ProbabilityPrediction(msgspec.Struct, frozen=True):

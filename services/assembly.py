@@ -16,6 +16,7 @@ from services.answers import Role
 from services.champion import Served
 from services.lookup import Lookup
 from services.online import OnlineStore
+from services.report import report
 from services.schema import RequestSchema
 
 
@@ -49,6 +50,8 @@ class Assembly:
 
     def _assembled(self, pointer: Pointer, packaged: package.Packaged, role: Role) -> Served:
         manifest = packaged.manifest
+        if packaged.fallback:
+            report("slow_scorer", level="warning", model=manifest.model, tag=manifest.tag, why=packaged.fallback)
         declared, domain = models.load(manifest.model), features.load(manifest.domain)
         computed = domain.request_features_of(manifest.feature_service)
         lookup = Lookup(self._fresh_store(), manifest, computed)
