@@ -112,6 +112,8 @@ class Served:
     def _shown(self, value: float, degraded: list[Degraded]) -> Prediction | ProbabilityPrediction:
         if self.packaged.manifest.task == "binary":
             return ProbabilityPrediction(value, degraded, value, value >= THRESHOLD)
+        if band := self.packaged.manifest.interval:
+            return Prediction(value, degraded, value + band.low, value + band.high)
         return Prediction(value, degraded)
 
     def _records(
