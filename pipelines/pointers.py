@@ -34,7 +34,7 @@ class Pointer:
     """The champion of a model, as its pointer file tells it.
 
     `generation` counts the promotions and rollbacks of the model, from 1; `as_of` is ISO 8601 in UTC; `ledger` is the
-    hash of the entry that made it champion.
+    hash of the entry that made it champion, and `by` its actor.
     """
 
     model: Text
@@ -44,6 +44,7 @@ class Pointer:
     generation: Count
     as_of: Text
     ledger: Sha256
+    by: str = ""
 
 
 @dataclass(frozen=True)

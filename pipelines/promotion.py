@@ -148,6 +148,7 @@ def _pointers(acts: list[Entry]) -> list[Pointer]:
             generation=generation,
             as_of=instant(act.as_of),
             ledger=act.hash,
+            by=act.actor,
         )
         for generation, act in enumerate(acts, start=1)
     ]

@@ -73,7 +73,7 @@ def list_keys(path: Path) -> list[Key]:
         return _decoded(path.read_bytes())
     except FileNotFoundError:
         return []
-    except (msgspec.MsgspecError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise _damaged(path, error) from None
 
 
@@ -103,7 +103,7 @@ class KeyRing:
         """
         try:
             self._refresh()
-        except (msgspec.MsgspecError, ValueError, OSError) as error:
+        except (ValueError, OSError) as error:
             raise _damaged(self.path, error) from None
         digest, found = _digest(secret), None
         for key in self._keys:

@@ -85,7 +85,7 @@ def test_a_promotion_is_told_by_the_pointer(ledger: Ledger, folder: Path) -> Non
     assert read_pointer(folder, "late") is None
     assert (champions(folder), heads(folder), repair(ledger, folder, "late")) == ([], [], None)
     first = promote(ledger, folder, 1, as_of=DAY + timedelta(hours=6))
-    assert first == Pointer("late", 1, "late:1", "d", 1, "2013-04-07T06:00:00.000000+00:00", ledger.head())
+    assert first == Pointer("late", 1, "late:1", "d", 1, "2013-04-07T06:00:00.000000+00:00", ledger.head(), "night")
     second = promote(ledger, folder, 2)
     assert read_pointer(folder, "late") == second
     assert json.loads((folder / "late.json").read_text()) == asdict(second)
