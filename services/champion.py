@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -9,9 +10,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pandas as pd
 
-from pipelines.matrix import matrix
+from pipelines.matrix import Filled, filled
 from pipelines.package import Packaged
 from pipelines.pointers import Pointer
 from services.answers import Answer, Degraded, Prediction, ProbabilityPrediction, Record, Role, iso
@@ -20,6 +20,11 @@ from services.refusals import Refused
 from services.schema import Call, RequestSchema
 
 THRESHOLD = 0.5
+ENCODER = msgspec.json.Encoder()
+
+
+def _unmarked(_: str) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +58,25 @@ class Served:
         """What every answer of it says of it, beside its body."""
         return {"X-Model-Version": str(self.pointer.version), "X-Model-Generation": str(self.pointer.generation)}
 
-    def answer(self, call: Call, request_id: str, decision_time: datetime) -> Answered:
+    def answer(
+        self, call: Call, request_id: str, decision_time: datetime, mark: Callable[[str], None] = _unmarked
+    ) -> Answered:
         """Predict for every instance of a call.
+
+        Args:
+            mark: told the name of each step when it ends.
 
         Raises:
             Refused: 400 when request features cannot be computed, 500 when a prediction is not finite or, for a
                 binary model, not in [0, 1].
         """
-        columns, degraded = self.lookup.find(call.columns, decision_time)
-        frame = matrix(columns, self.packaged.manifest.features)
-        predictions = self._checked(self.packaged.predict(frame), len(call))
-        records = self._records(call, request_id, decision_time, frame, degraded, predictions)
+        mark("wait")
+        found, degraded = self.lookup.find(call.columns, decision_time)
+        mark("lookup")
+        given = filled(found, self.packaged.manifest.features)
+        predictions = self._checked(self.packaged.score(given), len(call))
+        mark("score")
+        records = self._records(call, request_id, decision_time, given, degraded, predictions)
         body = Answer(
             self.pointer.model,
             self.pointer.version,
@@ -71,8 +84,9 @@ class Served:
             request_id,
             [self._shown(value, names) for value, names in zip(predictions, degraded, strict=True)],
         )
-        lines = msgspec.json.Encoder().encode_lines(records)
-        return Answered(msgspec.json.encode(body), lines, len(call), sum(map(bool, degraded)))
+        answered = Answered(ENCODER.encode(body), ENCODER.encode_lines(records), len(call), sum(map(bool, degraded)))
+        mark("write")
+        return answered
 
     def summary(self) -> dict[str, Any]:
         """What a list of models says about it."""
@@ -121,27 +135,24 @@ class Served:
         call: Call,
         request_id: str,
         decision_time: datetime,
-        frame: pd.DataFrame,
+        given: Filled,
         degraded: list[list[Degraded]],
         predictions: list[float],
     ) -> list[Record]:
-        manifest, pointer = self.packaged.manifest, self.pointer
-        keys = _rows(call.columns, list(manifest.keys))
-        inputs = _rows(call.columns, list(manifest.inputs))
-        names = [feature.name for feature in manifest.features]
-        given = [dict(zip(names, row, strict=True)) for row in frame.to_numpy(dtype=object).tolist()]
+        manifest, pointer, decided = self.packaged.manifest, self.pointer, iso(decision_time)
+        keys, inputs = _rows(call.columns, tuple(manifest.keys)), _rows(call.columns, tuple(manifest.inputs))
+        rows = zip(call.example_ids, keys, inputs, _rows(given, tuple(given)), degraded, predictions, strict=True)
         return [
             Record(
-                request_id, number, call.example_ids[number], pointer.model, pointer.version, pointer.digest,
-                pointer.generation, iso(decision_time), keys[number], inputs[number], given[number],
-                [gap.feature for gap in degraded[number]], prediction, self.role,
+                request_id, number, example_id, pointer.model, pointer.version, pointer.digest, pointer.generation,
+                decided, key, asked, features, [gap.feature for gap in gaps], prediction, self.role,
             )
-            for number, prediction in enumerate(predictions)
+            for number, (example_id, key, asked, features, gaps, prediction) in enumerate(rows)
         ]  # fmt: skip
 
 
-def _rows(columns: dict[str, list[Any]], names: list[str]) -> list[dict[str, Any]]:
-    """The named columns, row by row, instants as text."""
+def _rows(columns: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
+    """The named columns of n rows, row by row, instants as text."""
     if not names:
         return [{} for _ in next(iter(columns.values()))]
     texts = ([iso(value) if isinstance(value, datetime) else value for value in columns[name]] for name in names)

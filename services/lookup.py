@@ -99,7 +99,7 @@ class Lookup:
                     400, "not_computable", f"{part.name} cannot be computed from these inputs", "instances"
                 ) from error
             for feature in part.features:
-                values[feature.name] = made[feature.name]
+                values[feature.name] = list(made[feature.name])
                 if len(made[feature.name]) != size:
                     raise ValueError(
                         f"{part.name} computed {len(made[feature.name])} values of {feature.name} for {size}"
