@@ -36,7 +36,7 @@ demo: setup
 	$(BIN)/headway demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check $(CHECKED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -9,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,12 @@ START = utc("2013-04-01")
 
 @pytest.fixture(scope="session")
 def history(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """The root to copy. Nobody writes to it."""
-    return _built(tmp_path_factory.getbasetemp() / "history")
+    """The root to copy. Nobody writes to it; processes that share out the tests share it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (shared / "history.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _built(shared / "history")
 
 
 @pytest.fixture
@@ -44,14 +48,16 @@ def model() -> Model:
     return models.load(MODEL)
 
 
-@cache
 def _built(path: Path) -> Home:
     at = Home(path)
+    if (path / "built").exists():
+        return at
     with in_force(at):
         assert main(["ingest", DOMAIN, "--history", "2013-01-01", "--as-of", START.isoformat()]) == 0
     # In a process of its own: the number of threads is in a trained estimator, and is decided before imports.
     trained = headway(at, "train", MODEL, "--as-of", START.isoformat(), "--actor", "history")
     assert trained.returncode == 0, trained.stderr
+    (path / "built").touch()
     return at
 
 
