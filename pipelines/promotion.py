@@ -174,7 +174,8 @@ def _settle(ledger: Ledger, folder: Path, model: str) -> list[Entry]:
             f"{pointer_path(folder, model)} records generation {current.generation} (version {current.version}), "
             f"and this ledger has no entry {current.ledger}: its end was cut off, or it is another ledger."
         )
+    tried = trials.standing(ledger, folder, model)
     if past and current != past[-1]:
         replace(pointer_path(folder, model), past[-1])
-    trials.settle(ledger, folder, model)
+    trials.write(folder, model, tried)
     return acts

@@ -50,7 +50,7 @@ def start(
     """
     _check_share(kind, share)
     with alone(folder):
-        settle(ledger, folder, model)
+        _settle(ledger, folder, model)
         if ledger.find(key) is None:
             _check_beside_champion(folder, model, version)
             if kind == "canary":
@@ -75,7 +75,7 @@ def end(
         LedgerTampered: the file records an act that this ledger does not have.
     """
     with alone(folder):
-        found = settle(ledger, folder, model)
+        found = _settle(ledger, folder, model)
         known, trial = ledger.find(key), getattr(found, kind) if found else None
         if known is not None:
             body = known.body
@@ -87,29 +87,40 @@ def end(
         return _settled(ledger, folder, model)
 
 
-def settle(ledger: Ledger, folder: Path, model: str) -> Trials | None:
-    """Bring the file up to the ledger and return what it says; None when there never was a trial.
+def standing(ledger: Ledger, folder: Path, model: str) -> Trials | None:
+    """What the ledger says; None when there never was a trial. The caller holds the folder's lock.
 
-    The caller holds the folder's lock. Raises LedgerTampered when the file records an act that this ledger does not
-    have; it is left as it is.
+    Raises LedgerTampered when the file records an act that this ledger does not have.
     """
     acts = sorted((entry for kind in ACTS for entry in ledger.entries(model, kind)), key=lambda entry: entry.seq)
-    standing = _standing(model, acts)
-    try:
-        current = read_trials(folder, model)
-    except HeadwayError:
-        current = None
+    current = _current(folder, model)
     if current and current.ledger not in {act.hash for act in acts}:
         raise LedgerTampered(
             f"{trials_path(folder, model)} records a trial that this ledger has no entry {current.ledger} for: its "
             "end was cut off, or it is another ledger."
         )
-    if standing and current != standing:
-        replace(trials_path(folder, model), standing)
-    return standing
+    return _told(model, acts)
 
 
-def _standing(model: str, acts: list[Entry]) -> Trials | None:
+def write(folder: Path, model: str, said: Trials | None) -> Trials | None:
+    """Make the file say it, if it does not; the caller holds the folder's lock."""
+    if said and _current(folder, model) != said:
+        replace(trials_path(folder, model), said)
+    return said
+
+
+def _settle(ledger: Ledger, folder: Path, model: str) -> Trials | None:
+    return write(folder, model, standing(ledger, folder, model))
+
+
+def _current(folder: Path, model: str) -> Trials | None:
+    try:
+        return read_trials(folder, model)
+    except HeadwayError:
+        return None
+
+
+def _told(model: str, acts: list[Entry]) -> Trials | None:
     running: dict[str, Trial] = {}
     changed = None
     for act in acts:
@@ -128,7 +139,7 @@ def _standing(model: str, acts: list[Entry]) -> Trials | None:
 
 
 def _settled(ledger: Ledger, folder: Path, model: str) -> Trials:
-    found = settle(ledger, folder, model)
+    found = _settle(ledger, folder, model)
     assert found is not None, "an act was just appended"
     return found
 
