@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from datetime import datetime
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
 import features
 from models import Model
-from pipelines import lake
+from pipelines import compaction, lake
+from pipelines.compaction import Layout
 from pipelines.examples import examples
 from pipelines.feature_tables import ARROW
 from pipelines.home import Home
-from services.log import CLOSED, records
+from services.answers import Role
 
-KEY = ("request_id", "instance")
-TEXTS = pa.list_(pa.field("element", pa.string()))  # what Parquet calls it, so that a file read and written is the same
-PLAIN = {
-    "request_id": pa.string(), "instance": pa.int64(), "example_id": pa.string(), "version": pa.int64(),
-    "digest": pa.string(), "generation": pa.int64(), "decision_time": lake.INSTANT, "degraded": TEXTS,
-    "prediction": pa.float64(),
-}  # fmt: skip
+KEY = ("request_id", "instance", "role", "version")
+PLAIN = (
+    pa.field("request_id", pa.string(), nullable=False), pa.field("instance", pa.int64(), nullable=False),
+    pa.field("example_id", pa.string()), pa.field("version", pa.int64(), nullable=False),
+    pa.field("digest", pa.string(), nullable=False), pa.field("generation", pa.int64(), nullable=False),
+    pa.field("decision_time", lake.INSTANT, nullable=False), pa.field("degraded", compaction.TEXTS, nullable=False),
+    pa.field("prediction", pa.float64(), nullable=False), pa.field("role", pa.string(), nullable=False),
+)  # fmt: skip
+OLDER = {"role": "champion"}
+"""What holds for files that were written before there were other roles."""
+SERVED: tuple[Role, ...] = ("champion", "canary")
 SHOWN = {"keys": "key.", "inputs": "input.", "features": "feature."}
 """The log's nested parts, and what their columns are called in Parquet."""
 
@@ -32,37 +35,37 @@ SHOWN = {"keys": "key.", "inputs": "input.", "features": "feature."}
 def compact(at: Home, models: dict[str, Model]) -> int:
     """Merge every complete record of the log into `predictions/<model>/<day>.parquet`, exactly once.
 
-    A record is named by request and instance, so merging one again changes nothing: killed anywhere, the next run
-    finishes. Closed segments are removed once all their records are in Parquet; open ones are read again next time.
+    A record is named by request, instance and who answered. See `pipelines.compaction`.
 
     Returns:
         How many records are new.
     """
-    segments = sorted(at.room("predictions", "open").glob("*.jsonl"))
-    by_model: dict[str, list[dict[str, Any]]] = {}
-    for segment in segments:
-        for record in records(segment):
-            by_model.setdefault(record["model"], []).append(record)
-    unknown = by_model.keys() - models.keys()  # a model whose file was removed: its records stay in the log
-    new = sum(_merge(at, models[name], found) for name, found in sorted(by_model.items()) if name in models)
-    for segment in segments:
-        if segment.name.endswith(CLOSED) and not unknown:
-            segment.unlink()
-    return new
+    layouts = {
+        name: Layout(_schema(model), KEY, "decision_time", {prefix: part for part, prefix in SHOWN.items()}, OLDER)
+        for name, model in models.items()
+    }
+    return compaction.compact(at.predictions, layouts)
 
 
-def predictions(at: Home, model: Model, since: datetime, until: datetime) -> pd.DataFrame:
+def predictions(
+    at: Home, model: Model, since: datetime, until: datetime, roles: Collection[Role] = SERVED
+) -> pd.DataFrame:
     """The compacted predictions decided in (since, until], by decision time and request; empty when none.
 
-    Columns: request_id, instance, example_id, version, digest, generation, decision_time, degraded, prediction,
+    Columns: request_id, instance, example_id, version, digest, generation, decision_time, degraded, prediction, role
     and `key.*`, `input.*`, `feature.*`.
+
+    Args:
+        roles: who answered. By default those whose answers callers were given: nothing that a shadow scored reaches
+            profiles, parity or quality.
     """
     table = lake.read(at.room("predictions", model.name), since, until)
     if table is None:
-        table = pa.schema(_schema(model)).empty_table()
+        table = _schema(model).empty_table()
     rows = table.to_pandas()
+    rows["role"] = rows["role"].fillna(OLDER["role"]) if "role" in rows else OLDER["role"]
     inside = (rows["decision_time"] > pd.Timestamp(since)) & (rows["decision_time"] <= pd.Timestamp(until))
-    return rows[inside].sort_values(["decision_time", *KEY], ignore_index=True)
+    return rows[inside & rows["role"].isin(roles)].sort_values(["decision_time", *KEY], ignore_index=True)
 
 
 def labelled(at: Home, model: Model, since: datetime, until: datetime, *, as_of: datetime) -> pd.DataFrame:
@@ -92,11 +95,10 @@ def _part(rows: pd.DataFrame, part: str) -> pd.DataFrame:
     return rows[[c for c in rows if c.startswith(prefix)]].rename(columns=lambda name: name.removeprefix(prefix))
 
 
-def _schema(model: Model) -> dict[str, pa.DataType]:
+def _schema(model: Model) -> pa.Schema:
     domain = features.load(model.domain)
     numbers = {"str": pa.string()}
-    return {
-        **PLAIN,
+    nested = {
         **{f"key.{name}": ARROW[domain.entities[name]] for name in domain.keys_of(model.feature_service)},
         **{f"input.{name}": ARROW[dtype] for name, dtype in domain.inputs_of(model.feature_service).items()},
         **{
@@ -104,22 +106,4 @@ def _schema(model: Model) -> dict[str, pa.DataType]:
             for feature in domain.features_of(model.feature_service)
         },
     }
-
-
-def _merge(at: Home, model: Model, found: Iterable[dict[str, Any]]) -> int:
-    flat = pd.DataFrame([_flat(record) for record in found])
-    fields = _schema(model)
-    columns = {}
-    for name, kind in fields.items():
-        values = flat[name] if name in flat else pd.Series([None] * len(flat), dtype=object)
-        if pa.types.is_timestamp(kind):
-            values = pd.to_datetime(values, utc=True, format="ISO8601")
-        columns[name] = pa.Array.from_pandas(values, type=kind)
-    folder: Path = at.room("predictions", model.name)
-    return lake.write(folder, pa.table(columns), key=KEY, by="decision_time")
-
-
-def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    plain = {name: value for name, value in record.items() if name in PLAIN}
-    nested = {SHOWN[part] + name: value for part in SHOWN for name, value in record[part].items()}
-    return {**plain, **nested}
+    return pa.schema([*PLAIN, *(pa.field(name, kind) for name, kind in nested.items())])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import random
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -73,17 +74,20 @@ def test_what_was_served_and_asked_is_told_by_the_declared_names(home: Home) -> 
     assert list(asked_examples(rows)) == [*FLIGHTS.keys_of(service), *FLIGHTS.inputs_of(service), "decision_time"]
 
 
-def test_closed_segments_go_and_open_ones_stay(home: Home) -> None:
+def test_closed_segments_go_and_those_of_living_writers_stay(home: Home) -> None:
     closed = segment(home, "a", record(1), record(2))
     opened = segment(home, "b", record(3), closed=False)
-    assert compact(home, DECLARED) == 3
-    assert not closed.exists() and opened.exists()
-    before = content(home)
-    assert compact(home, DECLARED) == 0
-    assert content(home) == before
-    segment(home, "b", record(3), record(4))
-    opened.unlink()
-    assert compact(home, DECLARED) == 1
+    with opened.open("a") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        assert compact(home, DECLARED) == 3
+        assert not closed.exists() and opened.exists()
+        before = content(home)
+        assert compact(home, DECLARED) == 0
+        assert content(home) == before
+        writer.write(msgspec.json.encode(record(4)).decode() + "\n")
+        writer.flush()
+        assert compact(home, DECLARED) == 1
+    assert compact(home, DECLARED) == 0 and not opened.exists()  # its writer is gone, and it is closed for it
     assert everything(home)["request_id"].tolist() == ["r1", "r2", "r3", "r4"]
 
 
