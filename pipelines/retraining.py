@@ -257,7 +257,10 @@ def _fingerprint(parts: Split) -> str:
 
 
 def _commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # a container has no git
+        return "not a checkout"
     return found.stdout.strip() or "not a checkout"
 
 
