@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 Role = Literal["champion", "canary", "shadow"]
 Why = Literal["missing", "stale"]
+Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
 class Degraded(msgspec.Struct, frozen=True):
@@ -37,9 +38,9 @@ class Prediction(msgspec.Struct, frozen=True):
 class ProbabilityPrediction(msgspec.Struct, frozen=True):
     """One probability of the positive class (`prediction` is the same number), and its label at 0.5."""
 
-    prediction: float
+    prediction: Probability
     degraded: list[Degraded]
-    probability: float
+    probability: Probability
     label: bool
 
 

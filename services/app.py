@@ -132,10 +132,11 @@ class Service:
         await self.endpoint.predict(exchange)
 
     async def models(self, exchange: Exchange) -> None:
-        """GET /v1/models: what is served."""
-        self.endpoint.authorize(exchange, None)
+        """GET /v1/models: what is served, as far as the key opens it."""
+        key = self.endpoint.authorize(exchange, None)
         served = self.endpoint.champions.served
-        await exchange.answer(msgspec.json.encode({"models": [served[name].summary() for name in sorted(served)]}))
+        listed = [served[name].summary() for name in sorted(served) if key is None or key.opens(name)]
+        await exchange.answer(msgspec.json.encode({"models": listed}))
 
     async def model(self, exchange: Exchange) -> None:
         """GET /v1/models/{model}: one model and the request it takes."""

@@ -14,6 +14,7 @@ import numpy as np
 from pipelines.matrix import Filled, filled
 from pipelines.package import Packaged
 from pipelines.pointers import Pointer
+from services import catalogue
 from services.answers import Answer, Degraded, Prediction, ProbabilityPrediction, Record, Role, iso
 from services.lookup import Lookup
 from services.refusals import Refused
@@ -90,30 +91,11 @@ class Served:
 
     def summary(self) -> dict[str, Any]:
         """What a list of models says about it."""
-        return {
-            "model": self.pointer.model,
-            "version": self.pointer.version,
-            "generation": self.pointer.generation,
-            "description": self.description,
-            "task": self.packaged.manifest.task,
-            "promoted_as_of": self.pointer.as_of,
-            "served_since": iso(self.since),
-        }
+        return msgspec.to_builtins(catalogue.summary(self))
 
     def details(self) -> dict[str, Any]:
         """What its own page says: the summary, how it was made, how good it was, and the request it takes."""
-        manifest = self.packaged.manifest
-        _, schemas = msgspec.json.schema_components([self.schema.type], ref_template="#/request/{name}")
-        return {
-            **self.summary(),
-            "tag": manifest.tag,
-            "digest": manifest.digest,
-            "trained_as_of": manifest.trained_as_of,
-            "trained_until": manifest.trained_until,
-            "metrics": manifest.metrics,
-            "features": [feature.name for feature in manifest.features],
-            "request": schemas,
-        }
+        return msgspec.to_builtins(catalogue.details(self))
 
     def _checked(self, predictions: np.ndarray, size: int) -> list[float]:
         good = predictions.shape == (size,) and bool(np.isfinite(predictions).all())
