@@ -3,45 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
-from services.answers import Prediction, ProbabilityPrediction
+from features import NAME
+from services.answers import Answer, Prediction, ProbabilityPrediction
+from services.catalogue import ModelDetails, ModelList
 from services.refusals import ErrorBody
+from services.schema import MAX_INSTANCES
 
 if TYPE_CHECKING:
     from services.champion import Served
 
-REFERENCE = "#/components/schemas/{name}"
-REFUSALS = {
-    "400": "The body is not JSON, or a field is wrong: `error.path` names it",
-    "401": "No valid key",
-    "403": "The key is for other models",
-    "408": "The body came too slowly",
-    "413": "The body is too large",
-    "415": "The body is not application/json",
-    "500": "The model gave what cannot be a prediction, or something broke",
-    "503": "Overloaded, or features cannot be read, or the prediction not made durable: come back after Retry-After s",
+ABOUT = """\
+Predictions of the champions that are served now. Make a key with `headway keys make NAME` and send it as
+`Authorization: Bearer KEY` or `X-API-Key: KEY`. Bodies are JSON, and read strictly: a field that is unknown, missing,
+given twice or of another type is refused by its path.
+"""
+SCHEMA, HEADER = "#/components/schemas/{name}", "#/components/headers/{name}"
+HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "X-Request-Id": (
+        "Names this call in its answer, in the log and in the record of its predictions",
+        {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+    ),
+    "X-Model-Version": ("The version that answered", {"type": "integer", "minimum": 1}),
+    "X-Model-Generation": ("How often the champion had changed", {"type": "integer", "minimum": 1}),
+    "Retry-After": ("Come back after so many seconds", {"type": "integer", "minimum": 1}),
+    "WWW-Authenticate": ("How to send a key", {"type": "string"}),
 }
+REFUSALS: dict[int, tuple[str, tuple[str, ...]]] = {
+    400: ("The body is not JSON, or a field is wrong: `error.path` names it", ()),
+    401: ("No valid key", ("WWW-Authenticate",)),
+    403: ("The key is for other models", ()),
+    404: ("No such model is served: the message names those that are", ()),
+    408: ("The body came too slowly", ()),
+    413: ("The body is too large: send fewer instances a call", ()),
+    415: ("The body is not application/json", ()),
+    429: ("The key was used more often than its rate allows", ("Retry-After",)),
+    500: ("The model gave what cannot be a prediction, or something broke; the log tells under the request id", ()),
+    503: ("Overloaded, or features cannot be read, or the prediction not made durable", ("Retry-After",)),
+}
+Schema = dict[str, Any]
 
 
 def document(served: Mapping[str, Served]) -> dict[str, Any]:
     """OpenAPI 3.1 of what is served now: one path a model, with exactly the request that it takes."""
-    requests = [served[model].schema.type for model in sorted(served)]
-    _, schemas = msgspec.json.schema_components(
-        [ErrorBody, Prediction, ProbabilityPrediction, *requests], ref_template=REFERENCE
-    )
-    paths: dict[str, Any] = {}
-    for model in sorted(served):
-        paths[f"/v1/models/{model}/predict"] = {"post": _predict(served[model])}
+    models = [served[model] for model in sorted(served)]
+    answers = {champion.pointer.model: _answer(champion) for champion in models}
+    types = [ErrorBody, ModelList, ModelDetails, *(champion.schema.type for champion in models), *answers.values()]
+    _, schemas = msgspec.json.schema_components(types, ref_template=SCHEMA)
+    paths: dict[str, Any] = {
+        f"/v1/models/{champion.pointer.model}/predict": {"post": _predict(champion, answers[champion.pointer.model])}
+        for champion in models
+    }
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Headway", "version": "1", "description": "Predictions of the champions served now."},
+        "info": {"title": "Headway", "version": "1", "description": ABOUT},
         "security": [{"bearer": []}, {"key": []}],
-        "paths": {**paths, "/v1/models": {"get": _models()}, "/v1/models/{model}": {"get": _model()}},
+        "paths": {**paths, "/v1/models": {"get": _models()}, "/v1/models/{model}": {"get": _model(sorted(served))}},
         "components": {
             "schemas": schemas,
+            "headers": {name: {"description": text, "schema": kind} for name, (text, kind) in HEADERS.items()},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -50,59 +74,74 @@ def document(served: Mapping[str, Served]) -> dict[str, Any]:
     }
 
 
-def _predict(champion: Served) -> dict[str, Any]:
-    model = champion.pointer.model
-    one = "ProbabilityPrediction" if champion.packaged.manifest.task == "binary" else "Prediction"
-    answer = {
-        "type": "object",
-        "required": ["model", "version", "generation", "request_id", "predictions"],
-        "properties": {
-            "model": {"const": model},
-            "version": {"type": "integer"},
-            "generation": {"type": "integer"},
-            "request_id": {"type": "string"},
-            "predictions": {"type": "array", "items": {"$ref": REFERENCE.format(name=one)}},
-        },
+def _answer(champion: Served) -> type[msgspec.Struct]:
+    """The type of a model's answers: `Answer` with its name and its kind of prediction."""
+    one = ProbabilityPrediction if champion.packaged.manifest.task == "binary" else Prediction
+    exact: dict[str, Any] = {
+        "model": Literal[champion.pointer.model],
+        "predictions": Annotated[list[one], Meta(min_length=1, max_length=MAX_INSTANCES)],  # type: ignore[valid-type]
     }
+    fields = [(field.name, exact.get(field.name, field.type)) for field in msgspec.structs.fields(Answer)]
+    name = champion.schema.type.__name__.removesuffix("Request") + "Answer"
+    return msgspec.defstruct(name, fields, frozen=True, namespace={"__doc__": Answer.__doc__})
+
+
+def _predict(champion: Served, answer: type[msgspec.Struct]) -> dict[str, Any]:
+    request: Schema = {"schema": _reference(champion.schema.type)}
+    if champion.schema.example is not None:
+        request["example"] = champion.schema.example
     return {
-        "operationId": f"predict_{model}",
+        "operationId": f"predict_{champion.pointer.model}",
+        "tags": ["predictions"],
         "summary": champion.description,
-        "requestBody": {"required": True, "content": _content(_reference(champion.schema.type.__name__))},
-        "responses": {"200": {"description": "One prediction an instance", "content": _content(answer)}, **_refusals()},
+        "requestBody": {"required": True, "content": {"application/json": request}},
+        "responses": {
+            "200": _response("One prediction an instance", answer, "X-Model-Version", "X-Model-Generation"),
+            **_refusals(*REFUSALS),
+        },
     }
 
 
 def _models() -> dict[str, Any]:
-    listed = {"type": "object", "properties": {"models": {"type": "array", "items": {"type": "object"}}}}
     return {
         "operationId": "list_models",
+        "tags": ["models"],
         "summary": "What is served",
-        "responses": {"200": {"description": "Models", "content": _content(listed)}, **_refusals("401", "503")},
+        "responses": {"200": _response("The models that the key opens", ModelList), **_refusals(401, 429, 500, 503)},
     }
 
 
-def _model() -> dict[str, Any]:
-    named = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+def _model(names: list[str]) -> dict[str, Any]:
+    named = {
+        "name": "model",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "pattern": f"^{NAME.pattern}$"},
+        "examples": {name: {"value": name} for name in names},
+    }
     return {
         "operationId": "get_model",
-        "summary": "One model: version, training, metrics, request schema",
+        "tags": ["models"],
+        "summary": "One model: version, training, metrics, the request it takes",
         "parameters": [named],
         "responses": {
-            "200": {"description": "The model", "content": _content({"type": "object"})},
-            "404": {"description": "No such model is served", "content": _content(_reference("ErrorBody"))},
-            **_refusals("401", "403", "503"),
+            "200": _response("The model", ModelDetails),
+            **_refusals(401, 403, 404, 429, 500, 503),
         },
     }
 
 
-def _refusals(*only: str) -> dict[str, Any]:
-    error = _content(_reference("ErrorBody"))
-    return {code: {"description": REFUSALS[code], "content": error} for code in only or REFUSALS}
+def _refusals(*codes: int) -> dict[str, Any]:
+    return {str(code): _response(REFUSALS[code][0], ErrorBody, *REFUSALS[code][1]) for code in codes}
 
 
-def _reference(name: str) -> dict[str, str]:
-    return {"$ref": REFERENCE.format(name=name)}
+def _response(description: str, body: type[msgspec.Struct], *headers: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "headers": {name: {"$ref": HEADER.format(name=name)} for name in ("X-Request-Id", *headers)},
+        "content": {"application/json": {"schema": _reference(body)}},
+    }
 
 
-def _content(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"application/json": {"schema": schema}}
+def _reference(body: type[msgspec.Struct]) -> dict[str, str]:
+    return {"$ref": SCHEMA.format(name=body.__name__)}

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Annotated, Any, Literal, Optional, get_args, get_origin
 
 import msgspec
@@ -18,6 +19,7 @@ from msgspec import UNSET, Meta
 
 from expectations import Rule
 from features import HeadwayError
+from services.example import example
 from services.refusals import Refused
 from services.rules import BASE, YEARS, compiles, constrain
 from services.strict import malformed, repeated
@@ -102,6 +104,17 @@ class RequestSchema:
             columns[name] = [_instant(at, f"instances[{i}].{name}") for i, at in enumerate(columns[name])]
         as_of = getattr(request, "as_of", UNSET)
         return Call(columns, [row.example_id for row in rows], None if as_of is UNSET else _instant(as_of, "as_of"))
+
+    @cached_property
+    def example(self) -> dict[str, Any] | None:
+        """A body that this schema takes; None where none was found."""
+        schema = msgspec.json.schema(self.type)
+        try:
+            made: dict[str, Any] = example(schema, schema["$defs"])
+            self.parse(msgspec.json.encode(made))
+        except (ValueError, Refused):
+            return None
+        return made
 
     def _once_each(self, body: bytes, request: Any) -> bool:
         """Whether it is sure, without parsing again, that no name of a good body comes twice in one object.

@@ -7,6 +7,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from pipelines.home import QUIET, SINGLE_THREAD, Home, settle
+from services import keys
 from services.app import create_app
 from tests.services import world
 
@@ -47,3 +48,17 @@ def client(root: Home, manifests: world.Manifests) -> Iterator[TestClient]:
     world.crowned(root, manifests[0], 1)
     with TestClient(create_app(root), base_url="http://127.0.0.1:8000") as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def both(built: tuple[Path, world.Manifests], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A root of its own with both models served, and a key to them: for tests that only ask."""
+    root = Home(tmp_path_factory.mktemp("both"))
+    shutil.copytree(built[0], root.root, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HEADWAY_HOME", "BENTOML_HOME", "PREFECT_HOME", "PYTHONHASHSEED", *QUIET):
+            patch.setenv(name, os.environ.get(name, ""))
+        settle(root)
+        world.crowned(root, built[1][0], 1)
+        world.crowned(root, world.valued(root, built[1][0]), 1, key="the other's")
+    return root.root, keys.make(root.keys, "tester")

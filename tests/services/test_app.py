@@ -267,7 +267,8 @@ def test_the_catalogue(client: TestClient) -> None:
     assert [(model["model"], model["version"]) for model in listed] == [(world.MODEL, 1)]
     one = client.get(f"/v1/models/{world.MODEL}").json()
     assert one["trained_as_of"] == "2013-03-01T00:00:00+00:00"
-    assert "LateArrivalRequest" in one["request"]
+    assert "LateArrivalRequest" in one["request"]["$defs"]
+    assert one["promoted_by"] == listed[0]["promoted_by"] == "test"
     refused(client.get("/v1/models/nonesuch"), 404, "unknown_model")
     ready = client.get("/readyz")
     assert ready.status_code == 200

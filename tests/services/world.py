@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from sklearn.compose import make_column_selector, make_column_transformer
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OrdinalEncoder
 
@@ -26,6 +27,7 @@ from pipelines.promotion import promote
 
 Manifests = list[package.Manifest]
 MODEL, DOMAIN, SERVICE = "late_arrival", "flights", "flight_plan"
+VALUED = "arrival_delay"
 NOW = datetime(2013, 4, 1, 12, 0, tzinfo=UTC)
 VISIBLE_AT = NOW - timedelta(hours=1)
 ENTITIES: dict[str, list[Any]] = {
@@ -99,20 +101,38 @@ def packaged(at: Home, seed: int) -> package.Manifest:
     return package.store(at, manifest, estimator, reference, frame.assign(prediction=answers, label=0.0).head(20))
 
 
+def valued(at: Home, like: package.Manifest) -> package.Manifest:
+    """A version of the other declared model, made from the features of `like`: it gives a value with an interval."""
+    frame = matrix(like.golden.columns, like.features)
+    estimator = make_pipeline(_columns(), HistGradientBoostingRegressor(max_iter=5, min_samples_leaf=2, random_state=1))
+    answers = estimator.fit(frame, np.linspace(-50, 90, len(frame))).predict(frame)
+    chosen = choose("regression", estimator, frame, like.features)
+    manifest = msgspec.structs.replace(
+        like, model=VALUED, task="regression", golden=package.golden(frame, answers), files={}, digest="", tag="",
+        scorer=chosen.scorer, scorer_note=chosen.note, interval=package.Band(0.9, -20.0, 25.0),
+        metrics={"neg_mean_absolute_error": -1.0},
+    )  # fmt: skip
+    reference = Reference(fit_bins(frame, like.features), {}, manifest.importance, {})
+    return package.store(at, manifest, estimator, reference, frame.assign(prediction=answers, label=0.0))
+
+
 def crowned(at: Home, manifest: package.Manifest, version: int, key: str | None = None) -> Pointer:
     """Make a version champion, as the platform does."""
     return promote(
-        Ledger(at.ledger_url), at.pointers, model=MODEL, version=version, tag=manifest.tag, digest=manifest.digest,
-        as_of=NOW, actor="test", why="test", key=key or f"promotion {version}",
+        Ledger(at.ledger_url), at.pointers, model=manifest.model, version=version, tag=manifest.tag,
+        digest=manifest.digest, as_of=NOW, actor="test", why="test", key=key or f"promotion {version}",
     )  # fmt: skip
 
 
 def _estimator(seed: int) -> Any:
+    return make_pipeline(_columns(), HistGradientBoostingClassifier(max_iter=10, random_state=seed))
+
+
+def _columns() -> Any:
     codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1, encoded_missing_value=-1)
-    columns = make_column_transformer(
+    return make_column_transformer(
         (codes, make_column_selector(dtype_include=object)), remainder="passthrough", verbose_feature_names_out=False
     )
-    return make_pipeline(columns, HistGradientBoostingClassifier(max_iter=10, random_state=seed))
 
 
 def examples() -> pd.DataFrame:
