@@ -47,10 +47,18 @@ def arg(*flags: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     return flags, options
 
 
+def percentage(text: str) -> float:
+    """The share that `10%` or `0.1` is. Raises ValueError."""
+    return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+
+
 AS_OF = arg("--as-of", metavar="INSTANT", help="the instant to speak for, such as 2013-04-07 (default: now)")
 MODEL = arg("model", help="a model's name: `headway models` lists them")
 ACTOR = arg("--actor", default=getpass.getuser(), help="who does it, for the ledger (default: you)")
-WHY = arg("--why", default="asked for at the command line", help="the reason, for the ledger")
+CHALLENGER = arg("version", type=int, nargs="?", help="default: the newest version that is not champion")
+DESPITE = arg("--despite-gates", action="store_true", help="though it failed its gates; the ledger keeps that")
+UNSAID = "asked for at the command line"
+WHY = arg("--why", default=UNSAID, help="the reason, for the ledger")
 
 COMMANDS: tuple[Command, ...] = (
     Command(
@@ -102,14 +110,28 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "approve",
         "approve a version that waits for it, and promote it",
-        "pipelines.lifecycle:approve",
+        "pipelines.serving_commands:approve",
         (MODEL, arg("version", type=int, help="the version's number"), AS_OF, ACTOR, WHY),
         "headway approve MODEL 14 --why 'better on all slices'",
     ),
     Command(
+        "promote",
+        "make a stored version champion by hand",
+        "pipelines.serving_commands:promote",
+        (
+            MODEL,
+            arg("version", type=int, help="the version's number: `headway history MODEL` tells"),
+            arg("--why", required=True, help="the reason, for the ledger"),
+            DESPITE,
+            AS_OF,
+            ACTOR,
+        ),
+        "headway promote MODEL 14 --why 'better on its trial'",
+    ),
+    Command(
         "rollback",
         "make the version before the champion champion again",
-        "pipelines.lifecycle:rollback",
+        "pipelines.serving_commands:rollback",
         (MODEL, AS_OF, ACTOR, WHY),
         "headway rollback MODEL --why 'complaints from the desk'",
     ),
@@ -125,7 +147,48 @@ COMMANDS: tuple[Command, ...] = (
         ),
         "headway package MODEL --out MODEL.bento",
     ),
-    Command("repair", "write a model's pointer again from the ledger", "pipelines.lifecycle:repair", (MODEL,)),
+    Command(
+        "canary",
+        "let a version answer a share of entities in the champion's place, or end that",
+        "pipelines.serving_commands:canary",
+        (
+            MODEL,
+            CHALLENGER,
+            arg("--share", type=percentage, metavar="SHARE", help="of entities: 10%% or 0.1"),
+            arg("--end", action="store_true", help="end the trial that runs"),
+            DESPITE,
+            AS_OF,
+            ACTOR,
+            WHY,
+        ),
+        "headway canary MODEL 14 --share 10%",
+    ),
+    Command(
+        "shadow",
+        "let a version score what the champion answers, with no caller given any of it, or end that",
+        "pipelines.serving_commands:shadow",
+        (MODEL, CHALLENGER, arg("--end", action="store_true", help="end the trial that runs"), AS_OF, ACTOR, WHY),
+        "headway shadow MODEL 14",
+    ),
+    Command(
+        "compare",
+        "compare a version with the champion on the same logged requests, and say what to do",
+        "pipelines.serving_commands:compare",
+        (
+            MODEL,
+            arg("--version", type=int, help="default: the one on trial, else the newest that is not champion"),
+            arg("--since", metavar="INSTANT", help="default: when its trial began, else four weeks ago"),
+            AS_OF,
+            ACTOR,
+        ),
+        "headway compare MODEL --version 14 --as-of 2013-05-01",
+    ),
+    Command(
+        "repair",
+        "write a model's pointer and trials again from the ledger",
+        "pipelines.serving_commands:repair",
+        (MODEL,),
+    ),
     Command(
         "keys",
         "make, list or revoke API keys",

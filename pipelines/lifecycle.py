@@ -71,42 +71,6 @@ def train(given: argparse.Namespace) -> int:
     return 0 if outcome.promoted or outcome.waiting else 1
 
 
-def approve(given: argparse.Namespace) -> int:
-    """Approve a version that waits, and promote it."""
-    at, model, instant = home(), models.load(given.model), as_of(given)
-    ledger = Ledger(at.ledger_url)
-    version = _version(ledger, model.name, given.version)
-    promotion.approve(
-        ledger, model=model.name, version=given.version, as_of=instant, actor=given.actor, why=given.why,
-        key=f"approval/{model.name}/{given.version}",
-    )  # fmt: skip
-    pointer = promotion.promote(
-        ledger, at.pointers, model=model.name, version=given.version, tag=version["tag"], digest=version["digest"],
-        as_of=instant, actor=given.actor, why=given.why, key=f"promotion/approved/{model.name}/{given.version}",
-    )  # fmt: skip
-    print(f"{model.name}: version {pointer.version} is champion")
-    return 0
-
-
-def rollback(given: argparse.Namespace) -> int:
-    """Make the version before the champion champion again."""
-    at, model, instant = home(), models.load(given.model), as_of(given)
-    pointer = promotion.rollback(
-        Ledger(at.ledger_url), at.pointers, model=model.name, as_of=instant, actor=given.actor, why=given.why,
-        key=f"rollback/{model.name}/{instant.isoformat()}",
-    )  # fmt: skip
-    print(f"{model.name}: version {pointer.version} is champion again")
-    return 0
-
-
-def repair(given: argparse.Namespace) -> int:
-    """Write the pointer of a model again from the ledger's last promotion or rollback."""
-    at, model = home(), models.load(given.model)
-    pointer = promotion.repair(Ledger(at.ledger_url), at.pointers, model.name)
-    print(f"{model.name}: version {pointer.version} is champion" if pointer else f"{model.name}: never promoted")
-    return 0
-
-
 def history(given: argparse.Namespace) -> int:
     """Tell what happened to a model, from the ledger."""
     model = models.load(given.model)
@@ -219,11 +183,3 @@ def predict(given: argparse.Namespace) -> int:
             "with --url: `headway status` tells."
         ) from None
     return 0 if answer.is_success else 1
-
-
-def _version(ledger: Ledger, model: str, number: int) -> dict[str, str]:
-    versions = {entry.body["version"]: entry.body for entry in ledger.entries(model, "version")}
-    if number not in versions:
-        known = ", ".join(map(str, versions)) or "none"
-        raise HeadwayError(f"{model} has no version {number}; it has: {known}")
-    return versions[number]

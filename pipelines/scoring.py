@@ -101,9 +101,31 @@ def interval(
     value, drawn = score(model, label, prediction), _resampled(model, label, prediction, groups, draws)
     if than is not None:
         value, drawn = value - score(model, label, than), drawn - _resampled(model, label, than, groups, draws)
-    tail = (1 - model.gates.confidence) / 2
-    low, high = np.nanquantile(drawn, [tail, 1 - tail]) if np.isfinite(drawn).any() else (np.nan, np.nan)
-    return Interval(value, float(low), float(high))
+    return _interval(model, value, drawn)
+
+
+def contrast(
+    model: Model,
+    ours: tuple[np.ndarray, np.ndarray, np.ndarray],
+    theirs: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> Interval:
+    """How far the metric of some predictions lies above that of predictions for other rows, with an interval.
+
+    A bootstrap over days, as `interval`, of two samples: a drawn day brings its rows of both, so that what a day does
+    to all of its rows is in neither's favour.
+
+    Args:
+        ours, theirs: label, prediction and day of each row, (n,) each.
+    """
+    days = np.unique(np.concatenate([ours[2], theirs[2]]))
+    draw = np.random.default_rng(SEED)
+    draws = [draw.integers(len(days), size=len(days)) for _ in range(RESAMPLES)]
+    values, drawn = [], []
+    for label, prediction, day in (ours, theirs):
+        groups = [np.flatnonzero(day == each) for each in days]
+        values.append(score(model, label, prediction))
+        drawn.append(_resampled(model, label, prediction, groups, draws))
+    return _interval(model, values[0] - values[1], drawn[0] - drawn[1])
 
 
 def conformal(label: np.ndarray, prediction: np.ndarray, level: float = COVERAGE) -> tuple[float, float] | None:
@@ -125,6 +147,12 @@ def conformal(label: np.ndarray, prediction: np.ndarray, level: float = COVERAGE
     return (float(errors[rank - 1]), float(errors[-rank])) if rank else None
 
 
+def _interval(model: Model, value: float, drawn: np.ndarray) -> Interval:
+    tail = (1 - model.gates.confidence) / 2
+    low, high = np.nanquantile(drawn, [tail, 1 - tail]) if np.isfinite(drawn).any() else (np.nan, np.nan)
+    return Interval(value, float(low), float(high))
+
+
 def _resampled(
     model: Model, label: np.ndarray, prediction: np.ndarray, groups: list[np.ndarray], draws: list[np.ndarray]
 ) -> np.ndarray:
@@ -133,7 +161,7 @@ def _resampled(
         # Scikit-learn's sorts the rows anew for every draw, which took a sixth of a night.
         return _weighted_auc(label, prediction, groups, draws)
     rows = (np.concatenate([groups[k] for k in drawn]) for drawn in draws)
-    return np.array([score(model, label[inside], prediction[inside]) for inside in rows])
+    return np.array([score(model, label[i], prediction[i]) if len(i) else np.nan for i in rows])
 
 
 def _weighted_auc(

@@ -13,7 +13,7 @@ import numpy as np
 from features import HeadwayError
 from pipelines import package
 from pipelines.home import Home
-from pipelines.matrix import matrix
+from pipelines.matrix import filled
 from pipelines.pointers import Pointer, Trial
 from services.answers import Record
 from services.refusals import Refused
@@ -39,16 +39,18 @@ class ShadowVersion:
         if not given.issuperset(self._features):
             return [answer for record in records if (answer := self._asked(record))]
         manifest = self._packaged.manifest
-        frame = matrix(
-            {name: [record.features[name] for record in records] for name in self._features}, manifest.features
+        # Where a default of the champion's stood in, its own does.
+        columns = filled(
+            {n: [None if n in r.degraded else r.features[n] for r in records] for n in self._features},
+            manifest.features,
         )
-        predictions = self._packaged.predict(frame)
+        predictions = self._packaged.score(columns)
         good = np.isfinite(predictions)
         if manifest.task == "binary":
             good &= (predictions >= 0) & (predictions <= 1)
-        rows = (dict(zip(self._features, row, strict=True)) for row in frame.to_numpy(dtype=object).tolist())
+        rows = zip(*columns.values(), strict=True)
         return [
-            self._own(record, features=row, prediction=float(prediction))
+            self._own(record, features=dict(zip(self._features, row, strict=True)), prediction=float(prediction))
             for record, row, prediction, usable in zip(records, rows, predictions, good, strict=True)
             if usable
         ]

@@ -159,7 +159,7 @@ def test_nothing_to_roll_back_to_and_nothing_to_approve(reading: Home, capsys: C
     told = refused(capsys, "rollback", MODEL)
     assert "version 1 is its first champion. Promote another version instead" in told
     assert "does not wait for approval. Waiting: none" in refused(capsys, "approve", MODEL, "1")
-    assert f"{MODEL} has no version 14; it has: 1" in refused(capsys, "approve", MODEL, "14")
+    assert f"{MODEL} has no version 14. It has: 1." in refused(capsys, "approve", MODEL, "14")
     assert Ledger(reading.ledger_url).entries() == entries
 
 
