@@ -10,7 +10,7 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
@@ -29,11 +30,14 @@ from services.answers import iso
 from services.docs import page
 from services.endpoint import Endpoint
 from services.exchange import Exchange
-from services.keys import KeyRing
+from services.figure_files import Now, Version
+from services.figures import Figures
+from services.keys import KeyRing, unasked
 from services.log import DurableLog
+from services.observer import COUNTED, Observer, Others
 from services.refusals import Complaint, ErrorBody
+from services.report import report
 from services.settings import Settings, single_threaded
-
 
 PREDICT = "/v1/models/{model}/predict"
 PREDICT_PATH = re.compile("/v1/models/([^/]+)/predict")
@@ -61,10 +65,12 @@ class App(Starlette):
                 _route("GET", "/v1/models/{model}", service, service.model),
                 Route("/v1/openapi.json", service.document),
                 Route("/v1/docs", service.docs),
-                Route("/v1/ready", service.readyz),
-                Route("/healthz", service.healthz),
-                Route("/readyz", service.readyz),
+                Route("/v1/ready", service.private(service.readyz)),
+                Route("/healthz", service.private(service.healthz)),
+                Route("/readyz", service.private(service.readyz)),
+                Route("/metrics", service.private(service.metrics)),
             ],
+            middleware=[Middleware(Others, figures=lambda: service.endpoint.observer.figures)],
             lifespan=service.lifespan,
             exception_handlers={HTTPException: _not_here},
         )
@@ -91,6 +97,7 @@ class Guarded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
+        scope[COUNTED] = True
         await self.service.endpoint.guard(Exchange(self.route, scope, receive, send), self.answer)
 
 
@@ -106,20 +113,28 @@ class Service:
         """Load the champions, then follow their pointers until the worker ends."""
         from services.swap import Champions
 
-        champions = Champions(self._at, request_clock=self._settings.request_clock, now=_now)
-        log = DurableLog(self._at.room("predictions", "open"))
-        self._endpoint = Endpoint(champions, log, KeyRing(self._at.keys), self._settings, _now)
+        replayed = self._settings.request_clock
+        worker = f"{os.getpid()}-{os.urandom(6).hex()}"
+        figures = Figures(self._at, worker, None if replayed else _now, self.state)
+        champions = Champions(self._at, request_clock=replayed, now=_now, told=figures.swapped)
+        log = DurableLog(self._at.room("predictions", "open"), worker=worker, committed=figures.committed)
+        observer = Observer(figures, self._settings, lambda: champions.served)
+        self._endpoint = Endpoint(champions, log, KeyRing(self._at.keys), self._settings, _now, observer)
         await log.start()
         await champions.refresh()
-        watching = asyncio.create_task(champions.watch())
+        watching = [asyncio.create_task(each.watch()) for each in (champions, figures)]
+        report("started", worker=worker, home=str(self._at.root), settings=self._settings.shown())
         try:
             yield
         finally:
-            watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
             self._endpoint.close()
             await log.stop()
+            await figures.write(last=True)
+            observer.close()
+            report("stopped", worker=worker)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -160,6 +175,31 @@ class Service:
         """GET /readyz: 200, or 503 when there are champions and none could be loaded; and what was refused."""
         readiness = self.readiness()
         return _json(readiness, 200 if readiness["ready"] else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        """GET /metrics: what all workers of the service counted, for Prometheus."""
+        from services.metrics import exposition
+
+        workers = await self.endpoint.observer.figures.workers()
+        body, content_type = exposition(workers, request.headers.get("accept", ""))
+        return Response(body, headers={"Content-Type": content_type})
+
+    def private(self, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        """`answer`, for this machine only unless the settings let others in; to them it is not there."""
+
+        async def answer_here(request: Request) -> Response:
+            server = (request.scope.get("server") or ("", 0))[0]
+            if not self._settings.metrics and not unasked(server, dict(request.scope["headers"])):
+                raise HTTPException(404)
+            return await answer(request)
+
+        return answer_here
+
+    def state(self) -> Now:
+        """How the worker is at the moment."""
+        manifests = ((served.pointer, served.packaged.manifest) for served in self.endpoint.champions.served.values())
+        versions = [Version(p.model, p.version, p.generation, m.trained_as_of) for p, m in manifests]
+        return Now(self.endpoint.in_flight, self.endpoint.log.failure is not None, versions)
 
     def readiness(self) -> dict[str, Any]:
         """Each model with what serves and since when, its last refusal, the log's last failure, and the load."""

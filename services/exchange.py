@@ -32,9 +32,10 @@ class Exchange:
         request_id: 128 random bits as hex: no two alike, across workers and restarts too.
         began: `time.perf_counter()` when it came.
         status: of the answer, once it is being sent; 0 before.
+        marks: steps and when each ended, by `time.perf_counter()`; None when nobody wants them.
     """
 
-    __slots__ = ("_receive", "_send", "began", "headers", "params", "request_id", "route", "scope", "status")
+    __slots__ = ("_receive", "_send", "began", "headers", "marks", "params", "request_id", "route", "scope", "status")
 
     def __init__(self, route: str, scope: Scope, receive: Receive, send: Send) -> None:
         self.route, self.scope, self._receive, self._send = route, scope, receive, send
@@ -43,11 +44,17 @@ class Exchange:
         self.request_id = os.urandom(16).hex()
         self.began = time.perf_counter()
         self.status = 0
+        self.marks: list[tuple[str, float]] | None = None
 
     @property
     def seconds(self) -> float:
         """Since it came."""
         return time.perf_counter() - self.began
+
+    def mark(self, step: str) -> None:
+        """The step ended now. From any thread."""
+        if self.marks is not None:
+            self.marks.append((step, time.perf_counter()))
 
     def header(self, name: bytes) -> str:
         """A header by its lower-case name; "" when it is not there."""

@@ -12,7 +12,7 @@ import fcntl
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from pipelines.files import half_of, sweep, sync_folder
+from services.report import report
 
 CLOSED = ".closed.jsonl"
 Waiting = list[tuple[bytes, asyncio.Future[None]]]
@@ -118,6 +119,10 @@ class Segment:
         os.close(self.handle)
 
 
+def _untold(seconds: float, failed: bool) -> None:
+    """Nobody wants to know."""
+
+
 @dataclass
 class DurableLog:
     """The log of one worker.
@@ -130,6 +135,8 @@ class DurableLog:
     segment_bytes: int = 64 * 2**20
     segment_seconds: float = 600.0
     worker: str = field(default_factory=lambda: f"{os.getpid()}-{uuid.uuid4().hex[:12]}")
+    committed: Callable[[float, bool], None] = _untold
+    """Told of every commit: how many seconds it took, and whether it failed."""
 
     def __post_init__(self) -> None:
         self.failure: str | None = None
@@ -167,14 +174,24 @@ class DurableLog:
     async def _commit(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
+            began, failure = time.perf_counter(), None
             try:
                 await self._in_thread(self._write, b"".join(lines for lines, _ in batch))
-                self.failure = None
             except OSError as error:
-                self.failure = f"{type(error).__name__}: {error.strerror or error}"
+                failure = f"{type(error).__name__}: {error.strerror or error}"
+            self._tell(failure)
+            self.committed(time.perf_counter() - began, failure is not None)
             for _, done in batch:
                 if not done.done():
                     done.set_exception(LogUnavailable(self.failure)) if self.failure else done.set_result(None)
+
+    def _tell(self, failure: str | None) -> None:
+        """Say it once when writing begins to fail, and once when it works again."""
+        if failure is not None and self.failure is None:
+            report("log_failing", level="error", why=failure)
+        elif failure is None and self.failure is not None:
+            report("log_recovered")
+        self.failure = failure
 
     async def _watch_age(self) -> None:
         while True:
