@@ -1,21 +1,16 @@
 """Columns become a matrix of numbers as a fitted scikit-learn preprocessing makes it, without scikit-learn or pandas.
 
-Two kinds of block cover what people commonly write. `Numbers` puts columns of numbers through a few vector steps.
-`Tables` looks values up: the tables are not derived from an encoder's settings, they are what the fitted steps
-themselves answer for each category, for a missing value, and for one never seen, so that unknown, infrequent, dropped
-and missing categories come out as they do there. Whatever else a preprocessing does is declined, with a reason.
+Two kinds of block cover what people commonly write: `Numbers` puts columns through a few vector steps, `Tables` looks
+categories up. Whatever else a preprocessing does is declined, with a reason.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from scipy.sparse import issparse
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
@@ -31,18 +26,10 @@ from sklearn.preprocessing import (
 )
 
 from pipelines.matrix import FeatureLike
+from pipelines.tables import Columns, NotCompiled, Tables, tables
 
-Columns = Mapping[str, Sequence[Any] | np.ndarray]
 Step = Callable[[np.ndarray], np.ndarray]
-Changes = tuple[tuple[int, float], ...]
-
 ENCODERS = (OrdinalEncoder, OneHotEncoder, TargetEncoder)
-LARGEST_TABLE = 4_000_000
-"""Categories times places of a block: 32 MB while it is made. A one-hot of 2,000 categories."""
-
-
-class NotCompiled(Exception):  # noqa: N818  (nothing went wrong)
-    """A pipeline that the fast scorer does not take over. The message is a sentence: why not."""
 
 
 @dataclass(frozen=True)
@@ -55,37 +42,6 @@ class Numbers:
     def __call__(self, columns: Columns) -> np.ndarray:
         """(n, places) float64. Raises ValueError where a step refuses infinity."""
         return through(self.steps, np.array([columns[name] for name in self.names], dtype="float64").T)
-
-
-@dataclass(frozen=True)
-class Table:
-    """What becomes of one column's values: where they differ from the block's `cold` row. None: it is refused."""
-
-    name: str
-    known: Mapping[Any, Changes | None]
-    unseen: Changes | None
-
-
-@dataclass(frozen=True)
-class Tables:
-    """Columns of categories, each value looked up."""
-
-    tables: tuple[Table, ...]
-    cold: np.ndarray
-
-    def __call__(self, columns: Columns) -> np.ndarray:
-        """(n, places) float64. Raises ValueError for a value that the encoder refuses."""
-        rows = np.empty((len(columns[self.tables[0].name]), len(self.cold)))
-        rows[:] = self.cold
-        for table in self.tables:
-            known, unseen = table.known, table.unseen
-            for row, value in enumerate(columns[table.name]):
-                changes = known.get(value if value == value else None, unseen)
-                if changes is None:
-                    raise ValueError(f"{table.name}: a category that the encoder refuses")
-                for place, number in changes:
-                    rows[row, place] = number
-        return rows
 
 
 @dataclass(frozen=True)
@@ -159,10 +115,26 @@ def _parts(transformer: ColumnTransformer) -> Iterator[tuple[list[Any], list[str
 
 def _block(steps: list[Any], names: list[str], texts: set[str]) -> Numbers | Tables:
     if any(type(step) in ENCODERS for step in steps):
-        return _tables(steps, names, texts)
+        return tables(steps, _categories(steps, names), texts)
     if words := [name for name in names if name in texts]:
         raise NotCompiled(f"{', '.join(words)} would reach the model as text, without an encoder that it knows")
     return Numbers(tuple(names), _vector(steps))
+
+
+def _categories(steps: list[Any], names: list[str]) -> dict[str, list[Any]]:
+    """The values of each column that an encoder and the steps beside it tell apart, None for missing."""
+    at = next(number for number, step in enumerate(steps) if type(step) in ENCODERS)
+    before, encoder, after = steps[:at], steps[at], steps[at + 1 :]
+    odd = [step for step in before if type(step) is not SimpleImputer] + [s for s in after if type(s) not in VECTOR]
+    if odd:
+        raise NotCompiled(f"{type(odd[0]).__name__} beside an encoder is not a step that it knows")
+    if len(encoder.categories_) != len(names):
+        raise NotCompiled(f"an imputer drops or adds columns before the encoder of {', '.join(names)}")
+    replaced = [step.missing_values for step in before]
+    return {
+        name: list(dict.fromkeys(None if _is_nan(value) else value for value in (*values.tolist(), *replaced)))
+        for name, values in zip(names, encoder.categories_, strict=True)
+    }
 
 
 def _vector(steps: Sequence[Any]) -> tuple[Step, ...]:
@@ -219,78 +191,5 @@ VECTOR: dict[type, Callable[[Any], Step]] = {
 """What each step on numbers does, in the order of operations that scikit-learn has, so that bits agree."""
 
 
-def _tables(steps: list[Any], names: list[str], texts: set[str]) -> Tables:
-    """Ask the fitted steps for every value of each column, the others held still."""
-    known = _categories(steps, names)
-    types = {name: object if name in texts else "float64" for name in names}
-    base = {name: next((value for value in known[name] if value is not None), None) for name in names}
-
-    def answers(name: str, values: list[Any]) -> np.ndarray | None:
-        columns = {other: [base[other]] * len(values) for other in names} | {name: values}
-        rows = pd.DataFrame({other: np.array(columns[other], dtype=types[other]) for other in names})
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                for step in steps:
-                    rows = step.transform(rows)
-        except (ValueError, TypeError):
-            return None
-        return np.asarray(rows.toarray() if issparse(rows) else rows, dtype="float64")
-
-    first = answers(names[0], [base[names[0]]])
-    if first is None or len(first[0]) * max(map(len, known.values())) > LARGEST_TABLE:
-        raise NotCompiled(f"the encoder of {', '.join(names)} is too wide, or refuses its own categories")
-    cold, found, taken = first[0].copy(), [], np.zeros(len(first[0]), dtype=bool)
-    for name in names:
-        unseen = _unseen(known[name], name in texts)
-        asked = [answers(name, values) for values in (known[name], [None], [unseen])]
-        if asked[0] is None:
-            raise NotCompiled(f"the encoder of {name} refuses one of its own categories")
-        rows = np.concatenate([part for part in asked if part is not None])
-        places = np.flatnonzero(_differ(rows, first[0]).any(axis=0))
-        if taken[places].any():
-            raise NotCompiled(f"{name} and another column come out in the same place")
-        taken[places], cold[places] = True, np.median(asked[0][:, places], axis=0)
-        found.append((name, places, asked))
-    return Tables(tuple(_table(name, known[name], asked, places, cold) for name, places, asked in found), cold)
-
-
-def _table(name: str, values: list[Any], asked: list[np.ndarray | None], places: np.ndarray, cold: np.ndarray) -> Table:
-    def changes(row: np.ndarray) -> Changes:
-        return tuple((int(place), float(row[place])) for place in places[_differ(row[places], cold[places])])
-
-    of_known, of_missing, of_unseen = asked
-    assert of_known is not None
-    known: dict[Any, Changes | None] = {value: changes(row) for value, row in zip(values, of_known, strict=True)}
-    known[None] = None if of_missing is None else changes(of_missing[0])
-    return Table(name, known, None if of_unseen is None else changes(of_unseen[0]))
-
-
-def _categories(steps: list[Any], names: list[str]) -> dict[str, list[Any]]:
-    """The values of each column that the steps tell apart, None for missing."""
-    at = next(number for number, step in enumerate(steps) if type(step) in ENCODERS)
-    before, encoder, after = steps[:at], steps[at], steps[at + 1 :]
-    for step in (*before, *after):
-        if type(step) not in ((SimpleImputer,) if step in before else VECTOR):
-            raise NotCompiled(f"{type(step).__name__} beside an encoder is not a step that it knows")
-    if len(encoder.categories_) != len(names):
-        raise NotCompiled(f"an imputer drops or adds columns before the encoder of {', '.join(names)}")
-    replaced = [step.missing_values for step in before]
-    return {
-        name: list(dict.fromkeys(None if _is_nan(v) else v for v in (*of_one.tolist(), *replaced)))
-        for name, of_one in zip(names, encoder.categories_, strict=True)
-    }
-
-
-def _differ(rows: np.ndarray, row: np.ndarray) -> np.ndarray:
-    return (rows != row) & ~(np.isnan(rows) & np.isnan(row))
-
-
-def _unseen(known: list[Any], text: bool) -> Any:
-    if text:
-        return "\0 never seen"
-    return max((float(value) for value in known if value is not None), default=0.0) + 0.5
-
-
 def _is_nan(value: Any) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
+    return value is None or value != value

@@ -20,8 +20,9 @@ from sklearn import ensemble, linear_model, tree
 from sklearn.base import is_classifier, is_regressor
 from sklearn.utils import get_tags
 
-from pipelines.encoding import Columns, Encoding, NotCompiled, encoding, flat
+from pipelines.encoding import Encoding, encoding, flat
 from pipelines.matrix import FeatureLike
+from pipelines.tables import Columns, NotCompiled
 
 __all__ = ["Columns", "FastScorer", "NotCompiled", "compile", "pipeline_predict"]
 

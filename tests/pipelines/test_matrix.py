@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from features import Feature
-from pipelines.matrix import matrix
+from pipelines.matrix import filled, matrix
 
 
 def feature(name: str, dtype: Any, default: Any = None) -> Feature:
@@ -77,3 +79,47 @@ def test_no_rows_give_an_empty_matrix_of_the_same_types() -> None:
 def test_a_feature_without_a_column_is_an_error() -> None:
     with pytest.raises(KeyError, match="float"):
         matrix({"str": []}, (NUMBER,))
+
+
+MISSING = st.sampled_from([None, float("nan"), np.nan, np.float64("nan"), pd.NA])
+ANY_NUMBER = st.one_of(
+    MISSING, st.booleans(), st.floats(), st.integers(-(2**70), 2**70), st.floats(width=32).map(np.float32)
+)
+ANY_VALUE = st.one_of(ANY_NUMBER, st.text(max_size=4), st.dates())
+
+
+def as_read(values: Any) -> list[Any]:
+    """For comparison: NaN by a word."""
+    return ["NaN" if isinstance(value, float) and value != value else value for value in values]
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    numbers=st.lists(ANY_NUMBER, min_size=1, max_size=5), texts=st.lists(ANY_VALUE, min_size=1, max_size=5),
+    number=st.sampled_from([None, -1, 2.5, True]), text=st.sampled_from([None, "", "?"]),
+)  # fmt: skip
+def test_a_matrix_is_what_is_filled_whatever_comes(
+    numbers: list[Any], texts: list[Any], number: Any, text: Any
+) -> None:
+    for values, wanted in (
+        (numbers, feature("one", "float", number)),
+        (numbers, feature("one", "int", number)),
+        (texts, feature("one", "str", text)),
+    ):
+        given_as = [
+            values,
+            tuple(values),
+            pd.Series(values, dtype=object),
+            np.array([*values, None], dtype=object)[:-1],
+        ]
+        framed = [matrix({"one": one}, (wanted,))["one"] for one in given_as]
+        listed = [filled({"one": one}, (wanted,))["one"] for one in given_as]
+        assert {str(one.dtype) for one in framed} == {"object" if wanted.dtype == "str" else "float64"}
+        assert type(listed[0]) is type(listed[1]) is list and type(listed[2]) is type(listed[3]) is np.ndarray
+        expected = as_read(framed[0].tolist())
+        assert all(
+            as_read(one.tolist() if isinstance(one, pd.Series) else list(one)) == expected for one in (*framed, *listed)
+        )
+        again = filled({"one": listed[0]}, (wanted,))["one"]
+        assert as_read(again) == expected, "filling what is filled changes it"
+        assert {type(value) for value in listed[0]} <= ({str, type(None)} if wanted.dtype == "str" else {float})

@@ -17,9 +17,11 @@ import pandas as pd
 import pytest
 
 from features import HeadwayError
-from pipelines import package
+from pipelines import package, scorer
 from pipelines.home import PROJECT, QUIET, SINGLE_THREAD, Home, settle
+from pipelines.matrix import filled, matrix
 from pipelines.package import ESTIMATOR, MANIFEST, REFERENCE, SAMPLE, Manifest, Packaged, load, read_manifest, store
+from pipelines.scorer import FastScorer
 from tests.services import world
 
 TRAINED = """
@@ -249,3 +251,44 @@ def test_the_store_is_private_and_below_the_root(at: Home, manifest: Manifest) -
     assert at.bentoml.stat().st_mode & 0o077 == 0
     assert folder(at, manifest).is_dir()
     assert not (at.bentoml / "staging").exists()
+
+
+def test_a_version_is_scored_by_what_its_manifest_names(at: Home, manifest: Manifest) -> None:
+    found = load(at, manifest.tag)
+    assert manifest.scorer == "treelite" and manifest.scorer_note.startswith("differs from the pipeline by ")
+    assert found.fast is not None and found.fast.kind == "treelite" and found.fallback == ""
+    columns = filled(manifest.golden.columns, manifest.features)
+    np.testing.assert_allclose(found.score(columns), manifest.golden.predictions, atol=1e-9)
+    np.testing.assert_allclose(found.score(columns), found.predict(matrix(columns, manifest.features)), atol=1e-9)
+
+
+def test_a_version_that_names_no_fast_scorer_is_served_by_its_pipeline(at: Home, manifest: Manifest) -> None:
+    other = stored_again(at, load(at, manifest.tag), scorer="pipeline", scorer_note="a test")
+    found = load(at, other.tag)
+    assert found.fast is None and found.fallback == ""
+    columns = filled(manifest.golden.columns, manifest.features)
+    np.testing.assert_array_equal(found.score(columns), manifest.golden.predictions)
+
+
+def test_a_fast_scorer_that_is_off_on_golden_rows_leaves_the_pipeline_serving_and_says_so(
+    at: Home, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def off(*given: Any) -> FastScorer:
+        fast = scorer.compile(*given)
+        return replace(fast, answer=lambda rows: fast.answer(rows) + 1e-6)
+
+    monkeypatch.setattr(package, "compile", off)
+    found = load(at, manifest.tag)
+    assert found.fast is None and found.fallback == "the scorer treelite is off by 1e-06 on golden rows"
+    columns = filled(manifest.golden.columns, manifest.features)
+    np.testing.assert_array_equal(found.score(columns), manifest.golden.predictions)
+
+
+def test_a_fast_scorer_that_cannot_be_had_any_more_leaves_the_pipeline_serving(
+    at: Home, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "treelite", None)
+    found = load(at, manifest.tag)
+    assert found.fast is None and found.fallback.startswith("the scorer treelite cannot be had here: it could not be")
+    columns = filled(manifest.golden.columns, manifest.features)
+    np.testing.assert_array_equal(found.score(columns), manifest.golden.predictions)

@@ -13,7 +13,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 
 import models
 from features import HeadwayError
-from pipelines.scoring import interval, predict, score
+from pipelines.scoring import conformal, interval, predict, score
 
 BINARY, VALUE = models.load("late_arrival"), models.load("arrival_delay")
 RANDOM = np.random.default_rng(3)
@@ -120,3 +120,31 @@ def test_days_that_are_good_or_bad_as_a_whole_are_covered_as_stated() -> None:
 
 def test_where_nothing_can_be_scored_the_interval_is_empty() -> None:
     assert np.isnan(interval(BINARY, np.zeros(40), CHANCE[:40], DAYS[:40])).all()
+
+
+@pytest.mark.parametrize(("rows", "level"), [(19, 0.9), (50, 0.8), (60, 0.9), (199, 0.9), (400, 0.5)])
+def test_an_interval_around_a_value_covers_as_often_as_it_says(rows: int, level: float) -> None:
+    random, trials = np.random.default_rng(4), 4000
+    # Skewed errors of a poor model: neither may matter.
+    error = random.exponential(3.0, (trials, rows + 1)) ** 2 - 4.0
+    guess = random.normal(0, 100, (trials, rows + 1))
+    covered = 0
+    for truth, given in zip(guess + error, guess, strict=True):
+        offsets = conformal(truth[:-1], given[:-1], level)
+        assert offsets is not None
+        covered += given[-1] + offsets[0] <= truth[-1] <= given[-1] + offsets[1]
+    # Lei et al. 2018, theorem 2: level <= coverage <= level + 2 / (n + 1), two for two tails; three standard errors.
+    slack = 3 * np.sqrt(level * (1 - level) / trials)
+    assert level - slack <= covered / trials <= level + 2 / (rows + 1) + slack
+
+
+def test_an_interval_is_made_of_errors_that_happened_each_tail_on_its_own() -> None:
+    label = np.arange(1.0, 40.0) ** 2
+    assert conformal(label, np.zeros(39)) == (4.0, 38.0**2)
+    assert conformal(label + 7, np.full(39, 7.0)) == (4.0, 38.0**2)
+    assert conformal(np.arange(19.0), np.zeros(19)) == (0.0, 18.0)
+
+
+def test_too_few_rows_give_no_interval() -> None:
+    assert conformal(np.arange(18.0), np.zeros(18)) is None
+    assert conformal(np.zeros(0), np.zeros(0)) is None
