@@ -115,6 +115,9 @@ class Model:
     schedule: str = Field(pattern=r"^\S+ \S+ \S+ \S+ \S+$")
     """Cron of the nightly check, in `timezone`."""
     timezone: str = "UTC"
+    keep_predictions: Days = timedelta(days=400)
+    """How long predictions, with the features they were served, and outcomes that callers told are kept. At least
+    `training_window` and `label_matures` together: until then an outcome may name a prediction that training needs."""
     approval: bool = False
     """True: a challenger that passes its gates waits for `headway approve`."""
 
@@ -123,6 +126,12 @@ class Model:
         unique(self.slices, "slices")
         if self.holdout >= self.training_window:
             raise ValueError(f"holdout {self.holdout} must be shorter than training_window {self.training_window}")
+        needed = self.training_window + self.examples.label_matures
+        if self.keep_predictions < needed:
+            raise ValueError(
+                f"keep_predictions {self.keep_predictions} must be at least training_window and label_matures "
+                f"together: {needed}"
+            )
         return self
 
 

@@ -73,18 +73,33 @@ def compact(room: Path, layouts: Mapping[str, Layout]) -> int:
     Returns:
         How many records are new.
     """
-    if not layouts:
-        return 0
-    with _alone(room), _scratch(room) as log:
+    with alone(room):
         close_leftovers(room / "open")
         segments = sorted((room / "open").glob("*.jsonl"))
-        decoder = msgspec.json.Decoder(_records(layouts))
-        taken = [segment for segment in segments if _take(log, segment, decoder, layouts)]
-        new = sum(_merge(log, room / model, model, layouts[model]) for model in _tables(log))
+        if not segments or not layouts:
+            return 0
+        with _scratch(room) as log:
+            decoder = msgspec.json.Decoder(_records(layouts))
+            taken = [segment for segment in segments if _take(log, segment, decoder, layouts)]
+            new = sum(_merge(log, room / model, model, layouts[model]) for model in _tables(log))
         for segment in taken:
             if segment.name.endswith(CLOSED):
                 segment.unlink()
     return new
+
+
+@contextmanager
+def alone(room: Path) -> Iterator[None]:
+    """Hold a room for oneself: two runs that merged the same day at once would lose what only one of them saw.
+
+    The kernel frees a dead holder's lock.
+    """
+    handle = os.open(room / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _take(log: duckdb.DuckDBPyConnection, segment: Path, decoder: Any, layouts: Mapping[str, Layout]) -> bool:
@@ -215,14 +230,3 @@ def _scratch(room: Path) -> Iterator[duckdb.DuckDBPyConnection]:
             yield connection
     finally:
         shutil.rmtree(spill, ignore_errors=True)
-
-
-@contextmanager
-def _alone(room: Path) -> Iterator[None]:
-    """One run at a time: two that merged the same day at once would lose what only one of them saw."""
-    handle = os.open(room / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

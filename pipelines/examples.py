@@ -9,7 +9,7 @@ import pandas as pd
 import features
 from features import HeadwayError
 from models import Model
-from pipelines import lake
+from pipelines import lake, outcomes
 from pipelines.home import Home
 
 FIXED = ("example_id", "decision_time", "label", "label_known_at")
@@ -20,7 +20,8 @@ def examples(at: Home, model: Model, since: datetime, until: datetime, *, as_of:
 
     Returns:
         DataFrame sorted by decision time and id: example_id, decision_time (UTC), label (float64; NaN where not
-        known by `as_of`, or never), label_known_at (UTC), and the other columns of the declared query.
+        known by `as_of`, or never), label_known_at (UTC), and the other columns of the declared query. A label that
+        the query does not know is the outcome that callers told, if they did: see `outcomes.fill`.
 
     Raises:
         HeadwayError: nothing was ingested yet, or the query returns no such column, or doubles an id.
@@ -36,7 +37,7 @@ def examples(at: Home, model: Model, since: datetime, until: datetime, *, as_of:
             f"TIMESTAMPTZ '{until.isoformat()}' AS until"
         )
         found = lake.microseconds(connection.sql(model.examples.sql).to_arrow_table()).to_pandas()
-    return _checked(model, found)
+    return outcomes.fill(at, model, _checked(model, found), first, as_of=as_of)
 
 
 def labelled(at: Home, model: Model, *, as_of: datetime, window: timedelta) -> pd.DataFrame:

@@ -65,6 +65,7 @@ def check_flow(model: str, as_of: str | None = None) -> Verdict:
     """Ask of a model: is it still right, and if not, why? The verdict is stored before anyone is told of it."""
     instant = logical(as_of)
     compact(model)
+    expire(model, instant)
     parity = check_parity(model, instant)
     labels = match_labels(model, instant)
     take_profile(model, instant, parity, labels)
@@ -133,10 +134,21 @@ def materialize(domain: str, as_of: datetime) -> str:
 
 @task(**STEP)
 def compact(model: str) -> int:
-    """Bring the log of predictions into Parquet by day; how many are new."""
+    """Bring the logs of predictions and outcomes into Parquet by day; how many predictions are new."""
     from pipelines import night
 
     return night.compact(home(), models.load(model))
+
+
+@task(**STEP)
+def expire(model: str, as_of: datetime) -> list[str]:
+    """Remove the days of predictions and outcomes that are older than the model says, and tell each."""
+    from pipelines import night
+
+    removed = night.expire(home(), models.load(model), as_of)
+    for line in removed:
+        get_run_logger().info(line)
+    return removed
 
 
 @task(**STEP)

@@ -20,7 +20,7 @@ from monitoring.parity import Parity
 from monitoring.profile import Profile
 from monitoring.relation import Day
 from monitoring.verdict import Fault, Verdict
-from pipelines import feature_tables, predictions
+from pipelines import feature_tables, outcomes, predictions
 from pipelines.files import read_json, write_json
 from pipelines.frame import with_features
 from pipelines.home import Home
@@ -28,13 +28,14 @@ from pipelines.ingest import Delivery, deliveries, ingest
 from pipelines.ledger import Ledger
 from pipelines.package import Packaged
 from pipelines.promotion import Pointer
+from pipelines.retention import expire
 from pipelines.retraining import champion
 
 DAY = timedelta(days=1)
 
 __all__ = [
-    "Night", "build_tables", "check_parity", "compact", "ingest", "judge", "match_labels", "materialize", "night",
-    "nights", "refresh", "take_profile",
+    "Night", "build_tables", "check_parity", "compact", "expire", "ingest", "judge", "match_labels", "materialize",
+    "night", "nights", "refresh", "take_profile",
 ]  # fmt: skip
 
 
@@ -91,13 +92,19 @@ def materialize(at: Home, domain: str, as_of: datetime) -> None:
 def night(at: Home, model: Model, as_of: datetime) -> Verdict:
     """All steps of a model's night, in order; its domain was refreshed before."""
     compact(at, model)
+    expire(at, model, as_of)
     take_profile(at, model, as_of, check_parity(at, model, as_of), match_labels(at, model, as_of))
     return judge(at, model, as_of)
 
 
 def compact(at: Home, model: Model) -> int:
-    """Bring the durable log of every declared model into Parquet. Returns how many records are new."""
-    return predictions.compact(at, {model.name: model, **{name: models.load(name) for name in models.names()}})
+    """Bring the log of predictions, and that of outcomes, of every declared model into Parquet.
+
+    Returns how many predictions are new.
+    """
+    declared = {model.name: model, **{name: models.load(name) for name in models.names()}}
+    outcomes.compact(at, declared)
+    return predictions.compact(at, declared)
 
 
 def match_labels(at: Home, model: Model, as_of: datetime) -> int:

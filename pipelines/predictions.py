@@ -10,7 +10,7 @@ import pyarrow as pa
 
 import features
 from models import Model
-from pipelines import compaction, lake
+from pipelines import compaction, lake, outcomes
 from pipelines.compaction import Layout
 from pipelines.examples import examples
 from pipelines.feature_tables import ARROW
@@ -71,13 +71,15 @@ def predictions(
 def labelled(at: Home, model: Model, since: datetime, until: datetime, *, as_of: datetime) -> pd.DataFrame:
     """The predictions decided in (since, until] with `label` and `label_known_at` as known by `as_of`.
 
-    An example that was asked for several times counts once, with the last answer. Labels join by example id.
+    An example that was asked for several times counts once, with the last answer. Labels join by example id; a
+    prediction that names no example, or none that the sources know, has the outcome that callers told of it.
     """
     asked = predictions(at, model, since, until)
-    asked = asked[asked["example_id"].notna()].drop_duplicates("example_id", keep="last")
+    again = asked["example_id"].notna() & asked["example_id"].duplicated(keep="last")
     truth = examples(at, model, since, until, as_of=as_of)
     known = truth.drop(columns="decision_time")
-    return asked.merge(known, on="example_id", how="left").reset_index(drop=True)
+    found = asked[~again].merge(known, on="example_id", how="left").reset_index(drop=True)
+    return outcomes.fill(at, model, found, since, as_of=as_of)
 
 
 def served_features(rows: pd.DataFrame) -> pd.DataFrame:

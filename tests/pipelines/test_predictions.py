@@ -172,6 +172,9 @@ def test_labels_join_once_for_each_example_with_its_last_answer(home: Home, flow
     segment(home, "a", *asked, anonymous, stranger)
     compact(home, DECLARED)
     found = labelled(home, MODEL, NOON, NOON + 6 * HOUR, as_of=NOON + 2 * DAY)
+    nameless = found["example_id"].isna()
+    assert found.loc[nameless, ["request_id", "label"]].isna().to_numpy().tolist() == [[False, True]]
+    found = found[~nameless]
     assert sorted(found["example_id"]) == sorted([*flown["flight_id"], "no such flight"])
     real = found[found["example_id"] != "no such flight"].set_index("example_id")
     assert (real["prediction"] == 0.2).all()
