@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 from features import HeadwayError
 from monitoring import pictures
 from monitoring.drift import Drift, Input, number
+from monitoring.health import Health
 from monitoring.parity import EXPLAINED, Parity
 from monitoring.relation import Relation
 from monitoring.verdict import Verdict
@@ -118,6 +119,7 @@ class Week(msgspec.Struct, frozen=True):
     quarantine: list[Quarantined] = []
     parity: Parity | None = None
     serving: Serving | None = None
+    health: Health | None = None
     approval: Approval | None = None
     links: list[Link] = []
 

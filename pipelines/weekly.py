@@ -16,7 +16,7 @@ from monitoring import page, profile
 from monitoring.page import Approval, Champion, Link, Quality, Quarantined, Serving, Week
 from monitoring.parity import Parity
 from monitoring.verdict import Verdict
-from pipelines import night, predictions, promotion
+from pipelines import night, predictions, promotion, serving_health
 from pipelines.home import Home
 from pipelines.ingest import deliveries
 from pipelines.ledger import Entry, Ledger
@@ -61,6 +61,7 @@ def gather(at: Home, model: Model, as_of: datetime) -> Week:
         verdicts=told, quality=quality(at, model, as_of), champions=champions,
         nights=_nights(ledger, model, since, until, told), quarantine=_quarantine(at, model, since, until),
         parity=_parity([each.parity for each in seen if each.parity]), serving=_serving(seen), approval=approval,
+        health=serving_health.health(at, model.name, since, until),
     )  # fmt: skip
 
 

@@ -179,9 +179,12 @@ class Service:
     async def metrics(self, request: Request) -> Response:
         """GET /metrics: what all workers of the service counted, for Prometheus."""
         from services.metrics import exposition
+        from services.shadow import progress
 
         workers = await self.endpoint.observer.figures.workers()
-        body, content_type = exposition(workers, request.headers.get("accept", ""))
+        found = {model: progress(self._at, model) for model in self.endpoint.champions.served}
+        shadows = {model: shadow for model, shadow in found.items() if shadow}
+        body, content_type = exposition(workers, shadows, request.headers.get("accept", ""))
         return Response(body, headers={"Content-Type": content_type})
 
     def private(self, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:

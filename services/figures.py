@@ -43,9 +43,9 @@ class Figures:
         """A request was answered. `route` is its template, `model` one that is served, or empty."""
         self._tally.time(("request", route, model, str(status)), seconds)
 
-    def refused(self, code: str) -> None:
-        """A request was refused with this code of ours ("overloaded", "rate_limited", ...)."""
-        self._tally.count(("refused", code))
+    def refused(self, model: str, code: str) -> None:
+        """A request was refused with this code of ours ("overloaded", "too_many", ...)."""
+        self._tally.count(("refused", model, code))
 
     def predicted(
         self, model: str, version: int, instances: int, degraded: int, decision_time: datetime, role: str = "champion"
@@ -56,7 +56,7 @@ class Figures:
         """
         if (ordinal := decision_time.toordinal()) != self._ordinal:
             self._turn(ordinal)
-        self._tally.count(("predictions", model, str(version), role), instances)
+        self._tally.count(("predictions", model, role, str(version)), instances)
         if degraded:
             self._tally.count(("degraded", model), degraded)
 
@@ -70,10 +70,6 @@ class Figures:
     def swapped(self, model: str, outcome: str) -> None:
         """A champion was "loaded" for the first time, "swapped" for another, or "refused"."""
         self._tally.count(("swaps", model, outcome))
-
-    def shadowed(self, model: str, outcome: str, calls: int = 1) -> None:
-        """A call was offered to a shadow: "scored", "dropped" for want of room, or "failed"."""
-        self._tally.count(("shadow", model, outcome), calls)
 
     async def watch(self) -> None:
         """Write what was counted every two seconds, until cancelled."""

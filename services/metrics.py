@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate
 
@@ -13,15 +13,20 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from services.figure_files import Version, Worker
+from services.shadow import Progress
 from services.tallies import BOUNDS, Key, Tally, Timing
 
 COUNTERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "predictions": ("headway_predictions", "Instances answered", ("model", "version", "role")),
+    "predictions": ("headway_predictions", "Instances answered", ("model", "role", "version")),
     "degraded": ("headway_degraded_predictions", "Instances for which a default stood in for a feature", ("model",)),
-    "refused": ("headway_refusals", "Requests refused, by the code that the caller was given", ("code",)),
+    "refused": ("headway_refusals", "Requests refused, by the code that the caller was given", ("model", "code")),
     "log_failures": ("headway_log_failures", "Batches that the prediction log could not make durable", ()),
     "swaps": ("headway_swaps", "Champions that a worker loaded, swapped in or refused", ("model", "outcome")),
-    "shadow": ("headway_shadow_calls", "Calls offered to a shadow", ("model", "outcome")),
+    "shadow": (
+        "headway_shadow_instances",
+        "Logged instances that a shadow met, one way or another",
+        ("model", "outcome"),
+    ),
     "cpu": ("headway_cpu_seconds", "CPU time of the workers", ()),
 }
 """What is counted: the metric, what it says, its labels."""
@@ -30,20 +35,22 @@ TIMINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "commit": ("headway_log_commit_seconds", "One group commit of the prediction log", ()),
 }
 FROM_THE_START: tuple[Key, ...] = (
-    ("refused", "overloaded"), ("refused", "rate_limited"), ("refused", "log_unavailable"), ("log_failures",), ("cpu",),
+    ("refused", "", "overloaded"), ("refused", "", "too_many"), ("refused", "", "log_unavailable"),
+    ("log_failures",), ("cpu",),
 )  # fmt: skip
 """Told as 0 before they first happen, so that an alert sees the first time as a rise."""
 
 
-def exposition(workers: Sequence[Worker], accept: str) -> tuple[bytes, str]:
+def exposition(workers: Sequence[Worker], shadows: Mapping[str, Progress], accept: str) -> tuple[bytes, str]:
     """The answer to a scrape, and its content type.
 
     Args:
         workers: all of the service.
+        shadows: how the shadow of each model that has one gets on.
         accept: the scraper's Accept header: OpenMetrics is given to those that ask for it.
     """
     registry = CollectorRegistry()
-    registry.register(_Sum(workers))
+    registry.register(_Sum(workers, shadows))
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
 
@@ -51,8 +58,8 @@ def exposition(workers: Sequence[Worker], accept: str) -> tuple[bytes, str]:
 class _Sum(Collector):
     """The sum over the workers, as metrics."""
 
-    def __init__(self, workers: Sequence[Worker]) -> None:
-        self._workers = workers
+    def __init__(self, workers: Sequence[Worker], shadows: Mapping[str, Progress]) -> None:
+        self._workers, self._shadows = workers, shadows
 
     def collect(self) -> Iterator[Metric]:
         total = Tally()
@@ -60,6 +67,13 @@ class _Sum(Collector):
             total.count(key, 0)
         for worker in self._workers:
             total.add(worker.since_start.tally())
+        for model, shadow in self._shadows.items():
+            for outcome, instances in (
+                ("scored", shadow.scored),
+                ("dropped", shadow.dropped),
+                ("failed", shadow.failed),
+            ):
+                total.count(("shadow", model, outcome), instances)
         yield from _counted(total)
         yield from _timed(total)
         yield from _now(self._workers)

@@ -49,7 +49,7 @@ class Observer:
 
     def refused(self, exchange: Exchange, refused: Refused) -> None:
         """It was refused."""
-        self.figures.refused(refused.complaint.code)
+        self.figures.refused(self._model(exchange), refused.complaint.code)
         self._told.refused(exchange, refused.status, refused.complaint.code)
 
     def broke(self, exchange: Exchange, error: Exception) -> None:

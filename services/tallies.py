@@ -81,14 +81,6 @@ class Tally:
             self.timings.setdefault(key, Timing()).add(timing)
         return self
 
-    def total(self, kind: str, *, label: int = 0, value: str | None = None) -> float:
-        """The sum of the counts of a kind, over all labels, or those whose label number `label` is `value`."""
-        return sum(
-            amount
-            for (name, *labels), amount in self.counts.items()
-            if name == kind and (value is None or labels[label] == value)
-        )
-
 
 class Stored(msgspec.Struct):
     """A tally in a file; a key's parts are joined by `|`."""
