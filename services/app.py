@@ -35,11 +35,14 @@ from services.figures import Figures
 from services.keys import KeyRing, unasked
 from services.log import DurableLog
 from services.observer import COUNTED, Observer, Others
+from services.outcomes import Outcomes
 from services.refusals import Complaint, ErrorBody
 from services.report import report
 from services.settings import Settings, single_threaded
+from services.shadow import Keeper
 
 PREDICT = "/v1/models/{model}/predict"
+OUTCOMES = "/v1/models/{model}/outcomes"
 PREDICT_PATH = re.compile("/v1/models/([^/]+)/predict")
 
 
@@ -61,6 +64,7 @@ class App(Starlette):
         super().__init__(
             routes=[
                 _route("POST", PREDICT, service, service.predict),
+                _route("POST", OUTCOMES, service, service.outcomes),
                 _route("GET", "/v1/models", service, service.models),
                 _route("GET", "/v1/models/{model}", service, service.model),
                 Route("/v1/openapi.json", service.document),
@@ -107,6 +111,7 @@ class Service:
     def __init__(self, at: Home, settings: Settings) -> None:
         self._at, self._settings = at, settings
         self._endpoint: Endpoint | None = None
+        self._outcomes: Outcomes | None = None
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -120,9 +125,13 @@ class Service:
         log = DurableLog(self._at.room("predictions", "open"), worker=worker, committed=figures.committed)
         observer = Observer(figures, self._settings, lambda: champions.served)
         self._endpoint = Endpoint(champions, log, KeyRing(self._at.keys), self._settings, _now, observer)
-        await log.start()
+        told = DurableLog(self._at.room("outcomes", "open"), worker=worker)
+        self._outcomes = Outcomes(self._endpoint, told, _now)
+        await asyncio.gather(log.start(), told.start())
         await champions.refresh()
         watching = [asyncio.create_task(each.watch()) for each in (champions, figures)]
+        shadow = Keeper(self._at)
+        watching.append(asyncio.create_task(shadow.watch(lambda: champions.challengers.shadowed)))
         report("started", worker=worker, home=str(self._at.root), settings=self._settings.shown())
         try:
             yield
@@ -130,8 +139,9 @@ class Service:
             for task in watching:
                 task.cancel()
             await asyncio.gather(*watching, return_exceptions=True)
+            await asyncio.to_thread(shadow.stop)
             self._endpoint.close()
-            await log.stop()
+            await asyncio.gather(log.stop(), told.stop())
             await figures.write(last=True)
             observer.close()
             report("stopped", worker=worker)
@@ -146,6 +156,11 @@ class Service:
         """POST /v1/models/{model}/predict."""
         await self.endpoint.predict(exchange)
 
+    async def outcomes(self, exchange: Exchange) -> None:
+        """POST /v1/models/{model}/outcomes."""
+        assert self._outcomes is not None, "the app has not been started up: its lifespan did not run"
+        await self._outcomes.take(exchange)
+
     async def models(self, exchange: Exchange) -> None:
         """GET /v1/models: what is served, as far as the key opens it."""
         key = self.endpoint.authorize(exchange, None)
@@ -157,7 +172,8 @@ class Service:
         """GET /v1/models/{model}: one model and the request it takes."""
         model = exchange.params["model"]
         self.endpoint.authorize(exchange, model)
-        await exchange.answer(msgspec.json.encode(self.endpoint.find(model).details()))
+        details = self.endpoint.find(model).details()
+        await exchange.answer(msgspec.json.encode({**details, "trials": self._trials(model)}))
 
     async def document(self, _: Request) -> Response:
         """GET /v1/openapi.json."""
@@ -204,6 +220,11 @@ class Service:
         versions = [Version(p.model, p.version, p.generation, m.trained_as_of) for p, m in manifests]
         return Now(self.endpoint.in_flight, self.endpoint.log.failure is not None, versions)
 
+    def _trials(self, model: str) -> dict[str, Any]:
+        from services.trial import shown
+
+        return shown(self._at, self.endpoint.champions.challengers, model)
+
     def readiness(self) -> dict[str, Any]:
         """Each model with what serves and since when, its last refusal, the log's last failure, and the load."""
         champions = self.endpoint.champions
@@ -211,6 +232,8 @@ class Service:
             name: {key: champion.summary()[key] for key in ("version", "generation", "served_since")}
             for name, champion in champions.served.items()
         }
+        for name in models:
+            models[name] |= {"trials": trials} if (trials := self._trials(name)) else {}
         for name, refused in champions.refusals.items():
             models.setdefault(name, {})["refused"] = {"at": iso(refused.at), "why": refused.why}
         return {
