@@ -157,6 +157,52 @@ def test_values_that_read_like_names_are_no_names(ids: list[str]) -> None:
     assert SCHEMA.parse(body(*({"example_id": one} for one in ids))).example_ids == ids
 
 
+@pytest.mark.parametrize("written", ["7.0", "70e-1", "0.7E1", "7.000"])
+def test_a_whole_number_is_an_integer_however_it_is_written(written: str) -> None:
+    call = SCHEMA.parse(body({"amount": 2.0}, {}).replace(b'"number": 7', f'"number": {written}'.encode()))
+    assert call.columns["number"] == [7, 7]
+    assert [type(number) for number in call.columns["number"]] == [int, int]
+    assert call.columns["amount"] == [2.0, 1.5]
+    assert call.columns["at"][0] == datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("7.5", "got `float`"),
+        ("1e300", "Expected `int` <="),
+        ("1e19", "Expected `int` <="),
+        ("1e999", "out of range"),
+        ('7.0, "number": 7.0', "twice"),
+    ],
+)
+def test_a_number_that_is_not_whole_or_too_large_is_no_integer(written: str, says: str) -> None:
+    path, message = refused(body().replace(b"7", written.encode()))
+    assert path == "instances[0].number"
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path", "says"),
+    [
+        (b"1.5", b"NaN", "instances[0].amount", "NaN"),
+        (b"1.5", b"1e999", "instances[0].amount", "null"),
+        (b"true", b"1.0", "instances[0].class", "Expected `bool`, got"),
+        (b"north", b"nor\xffth", "$", "not UTF-8"),
+        (b'"code": "ABC"', b'"code": null, "example_id": "\\ud800"', "$", "surrogate"),
+        (b'"code": "ABC"', b'"code": null, "example_id": "\xed\xa0\x80"', "$", "not UTF-8"),
+        (b'"code": "ABC"', b'"code": "AB\nC"', "$", "invalid character"),
+        (b"7.0", b"7.0" + b"[" * 100_000, "$", "JSON"),
+    ],
+)
+def test_help_with_whole_numbers_lets_nothing_else_through(old: bytes, new: bytes, path: str, says: str) -> None:
+    first = json.dumps({"instances": [{"number": 7.0} | {name: GOOD[name] for name in GOOD if name != "number"}]})
+    for one in (body({"number": 7.0}), first.encode()):
+        assert SCHEMA.parse(one).columns["number"] == [7]
+        where, message = refused(one.replace(old, new))
+        assert (where, says in message) == (path, True), message
+
+
 @pytest.mark.parametrize(
     ("raw", "says"),
     [
