@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,9 @@ def choose(task: str, estimator: Any, sample: pd.DataFrame, features: Sequence[F
     """
     try:
         fast = compile(task, estimator, features)
-        found = agreement(fast, estimator, sample, features, SEED)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of overflow and unknown categories, which the rows are made for
+            found = agreement(fast, estimator, sample, features, SEED)
     except NotCompiled as why:
         return Choice("pipeline", f"not compiled: {why}", None)
     except Exception as error:  # a night must not fail for want of speed

@@ -18,6 +18,8 @@ from models import Model, Slice
 from pipelines.frame import Frame, Split
 from pipelines.home import utc
 from pipelines.judge import Gate, expected_calibration_error, judge
+from pipelines.package import FeatureSpec
+from pipelines.scorer import FastScorer, compile
 
 SLICE = Slice(name="north", column="region", value="north", floor=0.6)
 BINARY = replace(
@@ -206,3 +208,16 @@ def test_calibration_error_is_the_mean_gap_of_the_bins() -> None:
     random = np.random.default_rng(1)
     chance = random.random(20_000)
     assert expected_calibration_error((random.random(20_000) < chance).astype(float), chance) < 0.015
+
+
+def test_latency_is_that_of_what_serves() -> None:
+    model = replace(BINARY, gates=replace(BINARY.gates, latency_ms=0.3))
+    numbers = tuple(FeatureSpec(name, "float", None) for name in ("x", "noise"))
+    fast = compile("binary", GOOD, numbers)
+
+    def passed(serving: FastScorer | None) -> bool:
+        gates = judge(model, GOOD, CLASSES, None, GOOD, serving)
+        return next(gate.passed for gate in gates if gate.name == "latency")
+
+    # A DataFrame alone takes longer than that to look at; the compiled one is ten times below it.
+    assert (passed(fast), passed(None)) == (True, False)
