@@ -79,4 +79,4 @@ class Record(msgspec.Struct, frozen=True):
 
 def iso(instant: datetime) -> str:
     """A UTC instant as `2013-04-01T10:15:00.000000Z`."""
-    return instant.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return instant.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
