@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import time
 import uuid
@@ -189,6 +190,8 @@ def main() -> None:
     at = home()
     settle(at)
     lowest_priority()
+    for number in (signal.SIGTERM, signal.SIGINT):  # meant for the worker, whose end then tells us
+        signal.signal(number, lambda *_: None)
     follower = Follower(at, Settings.read(os.environ).shadow_queue)
     more, spent = follower.round(), 0.0
     # As long a pause as the work took, so that half of a core is left even where all else is idle.

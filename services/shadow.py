@@ -26,7 +26,7 @@ from services.report import report
 from services.watched import RETRY_SECONDS
 
 LOOK_SECONDS = 0.5
-STOP_SECONDS = 5.0
+STOP_SECONDS = 3.0
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -111,6 +111,7 @@ class Keeper:
             return
         assert self._child.stdin is not None
         self._child.stdin.close()
+        self._child.terminate()  # at once while it still imports; later it heeds its standard input
         try:
             self._child.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
