@@ -11,6 +11,7 @@ from msgspec import Meta
 from features import NAME
 from services.answers import Answer, Prediction, ProbabilityPrediction
 from services.catalogue import ModelDetails, ModelList
+from services.outcomes import Accepted, OutcomeSchema, of_version
 from services.refusals import ErrorBody
 from services.schema import MAX_INSTANCES
 
@@ -52,12 +53,16 @@ def document(served: Mapping[str, Served]) -> dict[str, Any]:
     """OpenAPI 3.1 of what is served now: one path a model, with exactly the request that it takes."""
     models = [served[model] for model in sorted(served)]
     answers = {champion.pointer.model: _answer(champion) for champion in models}
+    outcomes = {champion.pointer.model: _told(champion) for champion in models}
     types = [ErrorBody, ModelList, ModelDetails, *(champion.schema.type for champion in models), *answers.values()]
+    types += [Accepted, *(kind for told in outcomes.values() for kind in told.types)]
     _, schemas = msgspec.json.schema_components(types, ref_template=SCHEMA)
+    schemas |= {told.title: told.document(SCHEMA) for told in outcomes.values()}
     paths: dict[str, Any] = {
         f"/v1/models/{champion.pointer.model}/predict": {"post": _predict(champion, answers[champion.pointer.model])}
         for champion in models
     }
+    paths |= {f"/v1/models/{model}/outcomes": {"post": _outcomes(told)} for model, told in outcomes.items()}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Headway", "version": "1", "description": ABOUT},
@@ -97,6 +102,27 @@ def _predict(champion: Served, answer: type[msgspec.Struct]) -> dict[str, Any]:
         "requestBody": {"required": True, "content": {"application/json": request}},
         "responses": {
             "200": _response("One prediction an instance", answer, "X-Model-Version", "X-Model-Generation"),
+            **_refusals(*REFUSALS),
+        },
+    }
+
+
+def _told(champion: Served) -> OutcomeSchema:
+    timed = any(field.encode_name == "as_of" for field in msgspec.structs.fields(champion.schema.type))
+    return of_version(champion.packaged.manifest, clock=timed)
+
+
+def _outcomes(told: OutcomeSchema) -> dict[str, Any]:
+    return {
+        "operationId": f"tell_outcomes_{told.model}",
+        "tags": ["outcomes"],
+        "summary": f"Tell what became of predictions of {told.model}: by request, by example, or by entity and time",
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": SCHEMA.format(name=told.title)}}},
+        },
+        "responses": {
+            "202": _response("On disk: training and monitoring hear of them the next night", Accepted),
             **_refusals(*REFUSALS),
         },
     }

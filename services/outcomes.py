@@ -34,11 +34,8 @@ if TYPE_CHECKING:
 REQUEST, EXAMPLE, TIME, LABEL = ("request_id", "instance"), "example_id", "decision_time", "label"
 Text = Annotated[str, Meta(min_length=1, max_length=200)]
 Number = Annotated[int, Meta(ge=0, lt=MAX_INSTANCES, description="Of the instance in its request, from 0")]
-LABELS: dict[str, Any] = {
-    "binary": Annotated[bool | float, Meta(extra_json_schema={"enum": [0, 1, False, True]})],
-    "regression": float,
-}
-"""What became of it, by the task of the model."""
+LABELS: dict[str, Any] = {"binary": bool | Annotated[int, Meta(ge=0, le=1)], "regression": float}
+"""What became of it, by the task of the model; 1.0 is an integer too, as JSON Schema has it."""
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -99,7 +96,7 @@ class OutcomeSchema:
         whole = {name: kind for way in self._ways.values() for name, kind in way.items()}
         fields = [(_attribute(name), kind | UnsetType, UNSET) for name, kind in whole.items()]
         self._names = tuple(whole)
-        row = _struct(f"{title}Outcome", [(_attribute(LABEL), LABELS[task]), *fields])
+        row = _struct(f"{title}Outcome", [(_attribute(LABEL), bool | float if task == "binary" else float), *fields])
         rows = Annotated[list[row], Meta(min_length=1, max_length=MAX_INSTANCES)]  # type: ignore[valid-type]
         body: list[Any] = [("outcomes_", rows), *([("as_of_", BASE["timestamp"] | UnsetType, UNSET)] if clock else [])]
         self._decoder = msgspec.json.Decoder(_struct(self.title, body))
@@ -120,9 +117,14 @@ class OutcomeSchema:
         """The JSON Schema of a body, its `types` referred to by `reference` ("...{name}")."""
         ways = [{"$ref": reference.format(name=kind.__name__)} for kind in self.types]
         rows = {"type": "array", "minItems": 1, "maxItems": MAX_INSTANCES, "items": {"anyOf": ways}}
-        clock = {"as_of": {"type": "string", "format": "date-time"}} if self._clock else {}
-        fields = {"outcomes": rows, **clock}
-        return {"type": "object", "required": ["outcomes"], "properties": fields, "additionalProperties": False}
+        clock = {"as_of": msgspec.json.schema(BASE["timestamp"])} if self._clock else {}
+        return {
+            "title": self.title,
+            "type": "object",
+            "required": ["outcomes"],
+            "properties": {"outcomes": rows, **clock},
+            "additionalProperties": False,
+        }
 
     def parse(self, body: bytes) -> Told:
         """The outcomes in `body`. Raises Refused (400) with the path of the field at fault."""
@@ -207,7 +209,7 @@ class Outcomes:
 
 
 def of_version(manifest: Manifest, *, clock: bool) -> OutcomeSchema:
-    """How outcomes of a version's predictions are told."""
+    """How outcomes of the predictions of a version are told."""
     return OutcomeSchema(manifest.model, manifest.task, manifest.keys, clock=clock)
 
 
