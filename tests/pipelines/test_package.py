@@ -37,12 +37,11 @@ from pipelines.matrix import matrix
 
 at = home()
 settle(at)
-model = models.load(sys.argv[1])
-declared = features.load(model.domain).features_of(model.feature_service)
 AS_OF = utc("2013-04-01")
 
-def frame(rows, seed, first):
+def frame(model, rows, seed, first):
     random = np.random.default_rng(seed)
+    declared = features.load(model.domain).features_of(model.feature_service)
     texts = np.array(["EWR", "JFK", "LGA", None], dtype=object)
     values = {f.name: random.choice(texts, rows) if f.dtype == "str" else random.normal(size=rows) for f in declared}
     inputs = matrix(values, declared)
@@ -52,10 +51,12 @@ def frame(rows, seed, first):
     ids = [f"{seed}-{n}" for n in range(rows)]
     return Frame(pd.DataFrame({"example_id": ids, "decision_time": times, "label": label, "origin": "EWR"}), inputs)
 
-parts = Split(frame(600, 1, "2013-03-01"), frame(300, 2, "2013-03-20"), utc("2013-03-19"))
-candidate = retraining.fit(model, parts)
-evaluation = retraining.evaluate(at, model, AS_OF, parts, candidate)
-print(retraining.store(at, model, AS_OF, parts, candidate, evaluation).digest)
+for model in map(models.load, sys.argv[1:]):
+    parts = Split(frame(model, 600, 1, "2013-03-01"), frame(model, 300, 2, "2013-03-20"), utc("2013-03-19"))
+    candidate = retraining.fit(model, parts)
+    evaluation = retraining.evaluate(at, model, AS_OF, parts, candidate)
+    stored = retraining.store(at, model, AS_OF, parts, candidate, evaluation)
+    print(stored.digest, stored.scorer, stored.interval and (stored.interval.low < 0 < stored.interval.high))
 """
 
 
@@ -142,13 +143,15 @@ def test_the_same_training_in_two_processes_has_the_same_digest(tmp_path: Path) 
         }
         environ |= {"PYTHONHASHSEED": str(number), "PYTHONPATH": str(PROJECT)}
         return subprocess.Popen(
-            [sys.executable, "-c", TRAINED, "late_arrival"], env=environ, cwd=PROJECT, text=True,
+            [sys.executable, "-c", TRAINED, "late_arrival", "arrival_delay"], env=environ, cwd=PROJECT, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
     running = [start(1), start(2)]
     (first, errors), (second, _) = (process.communicate(timeout=200) for process in running)
-    assert len(first.strip()) == 64, errors
+    trained = [line.split() for line in first.splitlines()]
+    assert [len(digest) for digest, *_ in trained] == [64, 64], errors
+    assert [line[1:] for line in trained] == [["treelite", "None"], ["treelite", "True"]], "a value has an interval"
     assert first == second
 
 
