@@ -20,7 +20,7 @@ from monitoring.parity import Parity
 from monitoring.profile import Profile
 from monitoring.relation import Day
 from monitoring.verdict import Fault, Verdict
-from pipelines import feature_tables, outcomes, predictions
+from pipelines import feature_tables, outcomes, package, predictions
 from pipelines.files import read_json, write_json
 from pipelines.frame import with_features
 from pipelines.home import Home
@@ -30,8 +30,10 @@ from pipelines.package import Packaged
 from pipelines.promotion import Pointer
 from pipelines.retention import expire
 from pipelines.retraining import champion
+from services.answers import Role
 
 DAY = timedelta(days=1)
+CHAMPION: tuple[Role, ...] = ("champion",)
 
 __all__ = [
     "Night", "build_tables", "check_parity", "compact", "expire", "ingest", "judge", "match_labels", "materialize",
@@ -124,7 +126,24 @@ def check_parity(at: Home, model: Model, as_of: datetime) -> Parity | None:
     rows = rows.iloc[sorted(order[: model.monitoring.parity_sample])]
     served = predictions.served_features(rows).assign(degraded=rows["degraded"])
     recomputed = with_features(at, model, predictions.asked_examples(rows)).inputs.set_index(rows.index)
+    served = _where_served(at, model, rows["digest"], served, recomputed)
     return parity.compare(served, recomputed, features.load(model.domain).features_of(model.feature_service))
+
+
+def _where_served(
+    at: Home, model: Model, digests: pd.Series, served: pd.DataFrame, recomputed: pd.DataFrame
+) -> pd.DataFrame:
+    """`served` without fault where a version was served no such feature: a canary may read fewer than are declared."""
+    for digest in digests.unique():
+        try:
+            version = package.manifest_of(at, package.tag_of(model.name, digest))
+        except HeadwayError:  # it was removed since: nothing is known of it
+            continue
+        read = {feature.name for feature in version.features}
+        if unread := [name for name in recomputed if name not in read]:
+            inside = digests == digest
+            served.loc[inside, unread] = recomputed.loc[inside, unread]
+    return served
 
 
 def take_profile(at: Home, model: Model, as_of: datetime, found: Parity | None, labels: int) -> Night | None:
@@ -134,7 +153,8 @@ def take_profile(at: Home, model: Model, as_of: datetime, found: Parity | None, 
         return None
     pointer, packaged = live
     since, until = day_before(as_of)
-    rows = predictions.predictions(at, model, since, until)
+    # A canary is not what the bins and the score's profile are of; the rest of the entities are a fair sample of all.
+    rows = predictions.predictions(at, model, since, until, roles=CHAMPION)
     seen = predictions.served_features(rows).assign(**{profile.SCORE: rows["prediction"]})
     result = Night(
         model=model.name, day=since.date().isoformat(), as_of=as_of.isoformat(), version=pointer.version,
@@ -216,6 +236,7 @@ def _surprise(at: Home, model: Model, since: datetime, as_of: datetime, referenc
     if until <= since:
         return {}
     rows = predictions.labelled(at, model, since, until, as_of=as_of)
+    rows = rows[rows["role"] == "champion"]  # what a canary knows less well is no change of the world
     days = profile.iso_days(rows["decision_time"])
     return relation.daily(
         model.task, rows["label"].to_numpy(), rows["prediction"].to_numpy(), days, reference.residual_sd

@@ -153,7 +153,7 @@ def store(at: Home, manifest: Manifest, estimator: Any, reference: Reference, sa
     files = {path.name: _sha256(path) for path in sorted(contents.iterdir())}
     full = msgspec.structs.replace(manifest, files=files, digest="", tag="")
     digest = _digest(full)
-    full = msgspec.structs.replace(full, digest=digest, tag=f"{manifest.model}:{digest[:16]}")
+    full = msgspec.structs.replace(full, digest=digest, tag=tag_of(manifest.model, digest))
     models = _models(at)
     if full.tag not in {str(model.tag) for model in models.list()}:
         with bentoml.models.create(full.tag, labels={"task": manifest.task}, _model_store=models) as model:
@@ -189,6 +189,16 @@ def load(at: Home, tag: str) -> Packaged:
     if differ:
         raise _refused(tag, f"{differ} of {len(answers)} golden rows give other answers than when it was stored")
     return packaged
+
+
+def tag_of(model: str, digest: str) -> str:
+    """What the model store calls the version of a model that has this digest."""
+    return f"{model}:{digest[:16]}"
+
+
+def manifest_of(at: Home, tag: str) -> Manifest:
+    """The manifest of a version, unchecked: `load` checks. Raises HeadwayError when there is no such version."""
+    return read_manifest(_folder(at, tag))
 
 
 def read_manifest(folder: Path) -> Manifest:
