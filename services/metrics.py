@@ -22,11 +22,7 @@ COUNTERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "refused": ("headway_refusals", "Requests refused, by the code that the caller was given", ("model", "code")),
     "log_failures": ("headway_log_failures", "Batches that the prediction log could not make durable", ()),
     "swaps": ("headway_swaps", "Champions that a worker loaded, swapped in or refused", ("model", "outcome")),
-    "shadow": (
-        "headway_shadow_instances",
-        "Logged instances that a shadow met, one way or another",
-        ("model", "outcome"),
-    ),
+    "shadow": ("headway_shadow_instances", "Logged instances that met a shadow", ("model", "outcome")),
     "cpu": ("headway_cpu_seconds", "CPU time of the workers", ()),
 }
 """What is counted: the metric, what it says, its labels."""
@@ -68,12 +64,8 @@ class _Sum(Collector):
         for worker in self._workers:
             total.add(worker.since_start.tally())
         for model, shadow in self._shadows.items():
-            for outcome, instances in (
-                ("scored", shadow.scored),
-                ("dropped", shadow.dropped),
-                ("failed", shadow.failed),
-            ):
-                total.count(("shadow", model, outcome), instances)
+            for outcome in ("scored", "dropped", "failed"):
+                total.count(("shadow", model, outcome), getattr(shadow, outcome))
         yield from _counted(total)
         yield from _timed(total)
         yield from _now(self._workers)
