@@ -22,7 +22,7 @@ from features import HeadwayError
 from services.example import example
 from services.refusals import Refused
 from services.rules import BASE, YEARS, compiles, constrain
-from services.strict import in_whole_numbers, malformed, repeated
+from services.strict import decoded, repeated
 
 MAX_INSTANCES = 1000
 RESERVED = "example_id"
@@ -91,11 +91,9 @@ class RequestSchema:
     def parse(self, body: bytes) -> Call:
         """The call that `body` is. Raises Refused (400) with the path of the field at fault."""
         try:
-            request: Any = self._decoder.decode(body)
+            request = decoded(self._decoder, body)
         except msgspec.ValidationError as error:
-            request = self._second_look(body, str(error))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise malformed(body, error) from None
+            raise self._invalid(str(error)) from None
         if not self._once_each(body, request) and (refusal := repeated(body)):
             raise refusal
         rows = request.instances
@@ -104,17 +102,6 @@ class RequestSchema:
             columns[name] = [_instant(at, f"instances[{i}].{name}") for i, at in enumerate(columns[name])]
         as_of = getattr(request, "as_of", UNSET)
         return Call(columns, [row.example_id for row in rows], None if as_of is UNSET else _instant(as_of, "as_of"))
-
-    def _second_look(self, body: bytes, text: str) -> Any:
-        """The request after all, if it was refused for writing 7.0 where 7 is meant. Raises Refused otherwise."""
-        try:
-            if not (text.startswith("Expected `int") and "got `float`" in text):
-                raise msgspec.ValidationError(text)
-            return self._decoder.decode(in_whole_numbers(body))
-        except msgspec.ValidationError as error:
-            raise self._invalid(str(error)) from None
-        except (ValueError, RecursionError) as error:
-            raise malformed(body, error) from None
 
     @cached_property
     def example(self) -> dict[str, Any] | None:

@@ -1,8 +1,8 @@
-"""A second look at a body, once decoding it has failed or is in doubt: what is wrong with it, and where.
+"""Bodies, decoded strictly; and a second look once that has failed or is in doubt: what is wrong, and where.
 
 msgspec is strict about nearly everything. What it leaves is a name that comes twice in an object: it takes the last
 one, others the first, so two readers of one body could see two requests (RFC 8259, section 4). It is refused. In one
-point msgspec is stricter than JSON Schema, which knows no difference between 7.0 and 7: there it is helped.
+point msgspec is stricter than JSON Schema, which knows no difference between 7.0 and 7: `decoded` knows none either.
 """
 
 from __future__ import annotations
@@ -30,6 +30,26 @@ class _NotANumber:
     """Stands where NaN or Infinity was."""
 
 
+def decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    """The value that `body` is.
+
+    Raises msgspec.ValidationError, which names its path, for a value that does not fit the decoder's type, and Refused
+    (400) for what is not JSON.
+    """
+    try:
+        try:
+            return decoder.decode(body)
+        except msgspec.ValidationError as error:
+            text = str(error)
+            if not (text.startswith("Expected `int") and "got `float`" in text):
+                raise
+            return decoder.decode(_in_whole_numbers(body))
+    except msgspec.ValidationError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise malformed(body, error) from None
+
+
 def malformed(body: bytes, error: Exception) -> Refused:
     """What is wrong with a body that is not JSON: the commonest reasons are looked for, and their place."""
     if body.startswith(MARKS):
@@ -53,8 +73,8 @@ def repeated(body: bytes) -> Refused | None:
     return Refused(400, "invalid", "The name is given twice in one object", where)
 
 
-def in_whole_numbers(body: bytes) -> bytes:
-    """The same JSON, with every number that is whole written as an integer. Raises ValueError, RecursionError."""
+def _in_whole_numbers(body: bytes) -> bytes:
+    # Encoded again, so that all that is strict in the decoder is asked once more.
     return msgspec.json.encode(json.loads(body, parse_float=_number, parse_constant=_refused))
 
 

@@ -191,7 +191,7 @@ def test_a_number_that_is_not_whole_or_too_large_is_no_integer(written: str, say
         (b"north", b"nor\xffth", "$", "not UTF-8"),
         (b'"code": "ABC"', b'"code": null, "example_id": "\\ud800"', "$", "surrogate"),
         (b'"code": "ABC"', b'"code": null, "example_id": "\xed\xa0\x80"', "$", "not UTF-8"),
-        (b'"code": "ABC"', b'"code": "AB\nC"', "$", "invalid character"),
+        (b'"code": "ABC"', b'"code": "AB\nC"', "$", "character"),
         (b"7.0", b"7.0" + b"[" * 100_000, "$", "JSON"),
     ],
 )
