@@ -24,7 +24,7 @@ from services.log import DurableLog, LogUnavailable
 from services.refusals import Refused, busy
 from services.rules import BASE, YEARS, constrain
 from services.schema import MAX_INSTANCES, SHOWN
-from services.strict import malformed, repeated
+from services.strict import decoded, repeated
 
 if TYPE_CHECKING:
     from pipelines.package import Manifest
@@ -129,11 +129,9 @@ class OutcomeSchema:
     def parse(self, body: bytes) -> Told:
         """The outcomes in `body`. Raises Refused (400) with the path of the field at fault."""
         try:
-            told: Any = self._decoder.decode(body)
+            told = decoded(self._decoder, body)
         except msgspec.ValidationError as error:
             raise _invalid(str(error)) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise malformed(body, error) from None
         if refusal := repeated(body):
             raise refusal
         as_of = getattr(told, "as_of_", UNSET)
