@@ -47,9 +47,10 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def facts(self) -> list[tuple[str, str, str]]:
         """What an owner is shown: the name of a figure, the figure, and what it means."""
+        slow = f"half are faster; 99 of 100 take at most {milliseconds(self.p99_ms)}"
         cost = self.cpu_per_thousand
         return [
-            ("Answer time", milliseconds(self.p50_ms), f"half are faster; 99 of 100 take {milliseconds(self.p99_ms)}"),
+            ("Answer time", milliseconds(self.p50_ms), slow if self.answered else "no call was answered"),
             ("Calls that failed", f"{self.failed:,}" if self.failed else "None", self._failures),
             *([("Cost", f"{cost:.2g} s", "of CPU time for 1,000 predictions, all models")] if cost is not None else []),
         ]
@@ -58,18 +59,18 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     def _failures(self) -> str:
         said = [f"of {self.requests:,}"]
         if self.shed:
-            said.append(f"{self.shed:,} because the service was full")
+            said.append(f"{self.shed:,} of them because the service was full")
         if self.refused:
-            said.append(f"{self.refused:,} more were refused: the caller's mistake")
+            said.append(f"{self.refused:,} more were refused: a mistake of the caller, or too many calls")
         return "; ".join(said)
 
 
 def milliseconds(value: float | None) -> str:
-    """A time as people say it: 0.8 ms, 12 ms, 1.4 s, 10 s or more, or a dash for none."""
+    """A time as people say it: 0.8 ms, 12 ms, 1.4 s, 10 s or more, none."""
     if value is None:
-        return "\u2013"
+        return "none"
     if value >= LONGEST_MS:
         return "10 s or more"
-    if value >= 1000:
+    if value >= 999.5:
         return f"{value / 1000:.1f} s"
     return f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms"

@@ -12,6 +12,7 @@ import pytest
 
 from features import HeadwayError
 from monitoring import page
+from monitoring.health import Health
 from tests.monitoring.weeks import iso, week
 
 STORIES = ("calm", "fault", "approve", "drift")
@@ -132,6 +133,21 @@ def test_errors_are_shown_as_people_say_them(weeks: dict[str, page.Week]) -> Non
     text = page.render(msgspec.structs.replace(weeks["calm"], quality=[quality]))
     assert "Mean absolute error by week; lower is better." in text
     assert "2.50 to 3.50" in text
+
+
+def test_calls_are_shown_in_words_and_kept_as_figures(weeks: dict[str, page.Week], tmp_path: Path) -> None:
+    served = Health(
+        requests=5_000, answered=4_988, refused=0, failed=12, shed=0, p50_ms=2.13, p99_ms=9.8, predictions=10_000,
+        degraded=0, canary=0, swaps=1, swaps_refused=0, cpu_seconds=9.0, service_predictions=10_000,
+    )  # fmt: skip
+    week = msgspec.structs.replace(weeks["calm"], health=served)
+    text = page.render(week)
+    assert "<dt>Answer time</dt><dd>2.1 ms<small>half are faster; 99 of 100 take at most 9.8 ms</small>" in text
+    assert "<dt>Calls that failed</dt><dd>12<small>of 5,000</small>" in text
+    assert "<dt>Cost</dt><dd>0.9 s<small>of CPU time for 1,000 predictions, all models</small>" in text
+    assert "Answer time" not in page.render(weeks["calm"])
+    page.write(week, tmp_path)
+    assert page.read(tmp_path)[0].health == served
 
 
 def test_page_json_and_index_are_written_beside_each_other(weeks: dict[str, page.Week], tmp_path: Path) -> None:
