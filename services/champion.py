@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from pipelines.matrix import Filled, filled
+from pipelines.matrix import filled
 from pipelines.package import Packaged
 from pipelines.pointers import Pointer
 from services import catalogue
 from services.answers import Answer, Degraded, Prediction, ProbabilityPrediction, Record, Role, iso
+from services.batches import Asked
 from services.lookup import Lookup
 from services.refusals import Refused
 from services.schema import Call, RequestSchema
@@ -23,13 +26,11 @@ from services.schema import Call, RequestSchema
 THRESHOLD = 0.5
 ENCODER = msgspec.json.Encoder()
 QUICK_INSTANCES = 16
+Row = tuple[dict[str, Any], list[Degraded], float]
+"""What an instance's model was given, the gaps in it, and what it predicted."""
 
 
-def _unmarked(_: str) -> None:
-    """Nobody wants to know."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answered:
     """A call that was answered: the body for its caller, and the lines for the durable log, one `Record` an instance.
 
@@ -69,35 +70,25 @@ class Served:
         """
         return self.packaged.fast is not None and not self.lookup.waits and len(call) <= QUICK_INSTANCES
 
-    def answer(
-        self, call: Call, request_id: str, decision_time: datetime, mark: Callable[[str], None] = _unmarked
-    ) -> Answered:
-        """Predict for every instance of a call.
-
-        Args:
-            mark: told the name of each step when it ends.
+    def answer(self, asked: Sequence[Asked]) -> list[Answered]:
+        """Predict for every instance of every call, in one pass.
 
         Raises:
-            Refused: 400 when request features cannot be computed, 500 when a prediction is not finite or, for a
-                binary model, not in [0, 1].
+            Refused: 400 when request features cannot be computed, 503 when the online store does not answer, 500 when
+                a prediction is not finite or, for a binary model, not in [0, 1]. It is about all calls together: to
+                know which one is at fault, ask for each alone.
         """
-        mark("wait")
-        found, degraded = self.lookup.find(call.columns, decision_time)
-        mark("lookup")
+        _mark(asked, "wait")
+        moments = [one.decision_time for one in asked for _ in range(len(one.call))]
+        found, degraded = self.lookup.find(_joined([one.call.columns for one in asked]), moments)
+        _mark(asked, "lookup")
         given = filled(found, self.packaged.manifest.features)
-        predictions = self._checked(self.packaged.score(given), len(call))
-        mark("score")
-        records = self._records(call, request_id, decision_time, given, degraded, predictions)
-        body = Answer(
-            self.pointer.model,
-            self.pointer.version,
-            self.pointer.generation,
-            request_id,
-            [self._shown(value, names) for value, names in zip(predictions, degraded, strict=True)],
-        )
-        answered = Answered(ENCODER.encode(body), ENCODER.encode_lines(records), len(call), sum(map(bool, degraded)))
-        mark("write")
-        return answered
+        predictions = self._checked(self.packaged.score(given), len(moments))
+        _mark(asked, "score")
+        rows = iter(zip(_rows(given, tuple(given), len(moments)), degraded, predictions, strict=True))
+        answers = [self._answered(one, list(islice(rows, len(one.call)))) for one in asked]
+        _mark(asked, "write")
+        return answers
 
     def summary(self) -> dict[str, Any]:
         """What a list of models says about it."""
@@ -107,13 +98,21 @@ class Served:
         """What its own page says: the summary, how it was made, how good it was, and the request it takes."""
         return msgspec.to_builtins(catalogue.details(self))
 
-    def _checked(self, predictions: np.ndarray, size: int) -> list[float]:
-        good = predictions.shape == (size,) and bool(np.isfinite(predictions).all())
-        if good and self.packaged.manifest.task == "binary":
-            good = bool(((predictions >= 0.0) & (predictions <= 1.0)).all())
-        if not good:
+    def _checked(self, scores: np.ndarray, size: int) -> list[float]:
+        predictions: list[float] = scores.tolist()
+        if self.packaged.manifest.task == "binary":
+            good = all(0.0 <= value <= 1.0 for value in predictions)
+        else:
+            good = all(map(math.isfinite, predictions))
+        if scores.shape != (size,) or not good:
             raise Refused(500, "bad_output", f"{self.pointer.tag} gave a prediction that cannot be; nothing was logged")
-        return predictions.tolist()
+        return predictions
+
+    def _answered(self, asked: Asked, rows: Sequence[Row]) -> Answered:
+        pointer, shown = self.pointer, [self._shown(prediction, gaps) for _, gaps, prediction in rows]
+        body = Answer(pointer.model, pointer.version, pointer.generation, asked.request_id, shown)
+        lines = ENCODER.encode_lines(self._records(asked, rows))
+        return Answered(ENCODER.encode(body), lines, len(rows), sum(1 for _, gaps, _ in rows if gaps))
 
     def _shown(self, value: float, degraded: list[Degraded]) -> Prediction | ProbabilityPrediction:
         if self.packaged.manifest.task == "binary":
@@ -122,30 +121,33 @@ class Served:
             return Prediction(value, degraded, value + band.low, value + band.high)
         return Prediction(value, degraded)
 
-    def _records(
-        self,
-        call: Call,
-        request_id: str,
-        decision_time: datetime,
-        given: Filled,
-        degraded: list[list[Degraded]],
-        predictions: list[float],
-    ) -> list[Record]:
-        manifest, pointer, decided, size = self.packaged.manifest, self.pointer, iso(decision_time), len(call)
-        inputs = {
+    def _records(self, asked: Asked, rows: Sequence[Row]) -> list[Record]:
+        call, manifest, pointer, decided = asked.call, self.packaged.manifest, self.pointer, iso(asked.decision_time)
+        texts = {
             name: list(map(iso, call.columns[name])) if dtype == "timestamp" else call.columns[name]
             for name, dtype in manifest.inputs.items()
         }
-        keys, asked = _rows(call.columns, tuple(manifest.keys), size), _rows(inputs, tuple(inputs), size)
-        features = _rows(given, tuple(given), size)
+        keys, inputs = _rows(call.columns, tuple(manifest.keys), len(call)), _rows(texts, tuple(texts), len(call))
         return [
             Record(
-                request_id, number, call.example_ids[number], pointer.model, pointer.version, pointer.digest,
-                pointer.generation, decided, keys[number], asked[number], features[number],
-                [gap.feature for gap in degraded[number]], prediction, self.role,
+                asked.request_id, number, call.example_ids[number], pointer.model, pointer.version, pointer.digest,
+                pointer.generation, decided, keys[number], inputs[number], given, [gap.feature for gap in gaps],
+                prediction, self.role,
             )
-            for number, prediction in enumerate(predictions)
+            for number, (given, gaps, prediction) in enumerate(rows)
         ]  # fmt: skip
+
+
+def _joined(calls: Sequence[Mapping[str, list[Any]]]) -> Mapping[str, list[Any]]:
+    """The columns of several calls, one below the other."""
+    if len(calls) == 1:
+        return calls[0]
+    return {name: [value for columns in calls for value in columns[name]] for name in calls[0]}
+
+
+def _mark(asked: Sequence[Asked], step: str) -> None:
+    for one in asked:
+        one.mark(step)
 
 
 def _rows(columns: Mapping[str, Any], names: Sequence[str], size: int) -> list[dict[str, Any]]:

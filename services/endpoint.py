@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from features import HeadwayError
+from services.batches import Asked, Batches
 from services.exchange import Exchange, Gone
 from services.keys import Key, KeyRing, unasked
 from services.log import DurableLog, LogUnavailable
@@ -50,6 +51,7 @@ class Endpoint:
         self.champions, self.log, self.settings, self.observer = champions, log, settings, observer
         self._keys, self._now = keys, now
         self._rates = Rates(keys.path.with_name("rates"), settings.rate)
+        self._batches = Batches()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="answer")
         self.in_flight = 0
         self.shed = 0
@@ -151,12 +153,11 @@ class Endpoint:
             return champion, answered
 
     async def _computed(self, served: Served, call: Call, exchange: Exchange, decision_time: datetime) -> Answered:
+        asked = Asked(call, exchange.request_id, decision_time, exchange.mark)
         if served.quick(call):
-            return served.answer(call, exchange.request_id, decision_time, exchange.mark)
+            return await self._batches.answer(served, asked)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._threads, served.answer, call, exchange.request_id, decision_time, exchange.mark
-        )
+        return (await loop.run_in_executor(self._threads, served.answer, [asked]))[0]
 
     async def _logged(self, answered: Answered) -> None:
         try:

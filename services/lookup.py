@@ -63,27 +63,30 @@ class Lookup:
         except Exception as error:
             raise self._cannot_serve(error) from error
 
-    def find(self, columns: Columns, decision_time: datetime) -> tuple[dict[str, Sequence[Any]], list[list[Degraded]]]:
-        """The features of n instances as they may be seen at `decision_time`.
+    def find(
+        self, columns: Columns, moments: Sequence[datetime]
+    ) -> tuple[dict[str, Sequence[Any]], list[list[Degraded]]]:
+        """The features of n instances, each as it may be seen at its decision time.
 
         Args:
             columns: {key or input: n values}, timestamps as UTC datetimes.
+            moments: the n decision times, UTC.
 
         Returns:
             {feature: n values}, None where the default is to stand in, and for each instance the feature-table
             features that could not be had, in the service's order. Stale: past the TTL. Missing: null, not there, or
-            visible only after `decision_time`.
+            visible only after the decision.
 
         Raises:
             Refused: 400 when the declared function cannot compute with these inputs, 503 when the online store
                 does not answer: a default in the place of every feature would be a guess, not a prediction.
         """
-        size = len(next(iter(columns.values())))
+        size = len(moments)
         values = self._compute(columns, size)
         degraded: list[list[Degraded]] = [[] for _ in range(size)]
         try:
             for table in self._tables:
-                values |= table.find(columns, decision_time, degraded)
+                values |= table.find(columns, moments, degraded)
         except Exception as error:
             report("lookup_failed", level="error", error=type(error).__name__)
             raise busy("lookup_failed", "The online store does not answer") from error
@@ -125,22 +128,21 @@ class _Table:
         }
 
     def find(
-        self, columns: Columns, decision_time: datetime, degraded: Sequence[list[Degraded]]
+        self, columns: Columns, moments: Sequence[datetime], degraded: Sequence[list[Degraded]]
     ) -> dict[str, list[Any]]:
         """{feature: n values}; what could not be had is added to `degraded`."""
         keys = list(zip(*(columns[name] for name in self.spec.keys), strict=True))
         known = [key for key in dict.fromkeys(keys) if None not in key]
         rows = dict(zip(known, self.online.read(known), strict=True)) if known else {}
-        oldest = decision_time - self._ttl
         values: dict[str, list[Any]] = {name: [] for name in self.spec.features}
-        for key, gaps in zip(keys, degraded, strict=True):
+        for key, moment, gaps in zip(keys, moments, degraded, strict=True):
             stamp, row = rows.get(key, NOTHING)
-            why: Why = "stale" if stamp is not None and stamp < oldest else "missing"
-            seen = row if stamp is not None and oldest <= stamp <= decision_time else {}
+            stale = stamp is not None and stamp < moment - self._ttl
+            seen = row if stamp is not None and stamp <= moment and not stale else {}
             for name, column in values.items():
                 value = seen.get(name)
                 if value is None or value != value:  # NaN, which no value equals, is missing as null is
                     value = None
-                    gaps.append(self._gaps[why][name])
+                    gaps.append(self._gaps["stale" if stale else "missing"][name])
                 column.append(value)
         return values

@@ -16,6 +16,7 @@ from pipelines.home import Home
 from pipelines.matrix import filled
 from pipelines.pointers import Pointer, Trial
 from services.answers import Record
+from services.batches import Asked
 from services.refusals import Refused
 from services.schema import Call
 
@@ -65,7 +66,8 @@ class ShadowVersion:
         }
         call = Call(columns, [record.example_id], None)
         try:
-            lines = self._served.answer(call, record.request_id, datetime.fromisoformat(record.decision_time)).lines
+            asked = Asked(call, record.request_id, datetime.fromisoformat(record.decision_time))
+            lines = self._served.answer([asked])[0].lines
         except Refused:
             return None
         answer = msgspec.json.decode(lines, type=Record)
