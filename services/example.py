@@ -6,13 +6,27 @@ Nothing of what callers sent or a model was trained on is in it: the documentati
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from re import _parser as parser  # type: ignore[attr-defined] - the only reader of regular expressions there is
 from typing import Any
+
+import msgspec
+
+from services.refusals import Refused
 
 Schema = Mapping[str, Any]
 ALPHABET = "A1a -_.:/@"
 CATEGORIES = {"CATEGORY_DIGIT": "1", "CATEGORY_WORD": "a", "CATEGORY_SPACE": " "}
+
+
+def taken(schema: Schema, parse: Callable[[bytes], object]) -> Any:
+    """An example of `schema`, in whose `$defs` all references lie, that `parse` takes; None where none was found."""
+    try:
+        made = example(schema, schema.get("$defs", {}))
+        parse(msgspec.json.encode(made))
+    except (ValueError, Refused):
+        return None
+    return made
 
 
 def example(schema: Schema, definitions: Mapping[str, Schema]) -> Any:

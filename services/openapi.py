@@ -113,13 +113,14 @@ def _told(champion: Served) -> OutcomeSchema:
 
 
 def _outcomes(told: OutcomeSchema) -> dict[str, Any]:
+    shown = {"outcomes": [{"request_id": "0" * 32, "instance": 0, "label": 1}]}
     return {
         "operationId": f"tell_outcomes_{told.model}",
         "tags": ["outcomes"],
         "summary": f"Tell what became of predictions of {told.model}: by request, by example, or by entity and time",
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": {"$ref": SCHEMA.format(name=told.title)}}},
+            "content": {"application/json": {"schema": {"$ref": SCHEMA.format(name=told.title)}, "example": shown}},
         },
         "responses": {
             "202": _response("On disk: training and monitoring hear of them the next night", Accepted),

@@ -19,7 +19,7 @@ from msgspec import UNSET, Meta
 
 from expectations import Rule
 from features import HeadwayError
-from services.example import example
+from services.example import taken
 from services.refusals import Refused
 from services.rules import BASE, YEARS, compiles, constrain
 from services.strict import decoded, repeated
@@ -106,13 +106,7 @@ class RequestSchema:
     @cached_property
     def example(self) -> dict[str, Any] | None:
         """A body that this schema takes; None where none was found."""
-        schema = msgspec.json.schema(self.type)
-        try:
-            made: dict[str, Any] = example(schema, schema["$defs"])
-            self.parse(msgspec.json.encode(made))
-        except (ValueError, Refused):
-            return None
-        return made
+        return taken(msgspec.json.schema(self.type), self.parse)
 
     def _once_each(self, body: bytes, request: Any) -> bool:
         """Whether it is sure, without parsing again, that no name of a good body comes twice in one object.
