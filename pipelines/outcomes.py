@@ -120,7 +120,7 @@ def _subjects(rows: pd.DataFrame, schema: pa.Schema) -> pa.Table:
     for each in schema:
         name = each.name if each.name in rows else each.name.removeprefix(PREFIX)
         known = name in rows
-        columns[each.name] = pa.Array.from_pandas(rows[name], each.type) if known else pa.nulls(len(rows), each.type)
+        columns[each.name] = pa.Array.from_pandas(rows[name], type=each.type) if known else pa.nulls(len(rows), each.type)
     return pa.table(columns)
 
 
