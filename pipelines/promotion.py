@@ -63,7 +63,7 @@ def promote(
         acts = _settle(ledger, folder, model)
         versions.must_be_approved(ledger, model, version)
         if not despite_gates:
-            versions.must_have_passed(ledger, model, version, to="promote")
+            versions.must_have_passed(ledger, model, version)
         standing = _standing(_before(acts, key))
         replaces = standing[-1].body["version"] if standing else None
         body = {"version": version, "tag": tag, "digest": digest, "why": why, "replaces": replaces}

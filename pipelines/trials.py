@@ -56,7 +56,7 @@ def start(
             if kind == "canary":
                 versions.must_be_approved(ledger, model, version)
             if kind == "canary" and not despite_gates:
-                versions.must_have_passed(ledger, model, version, to="canary")
+                versions.must_have_passed(ledger, model, version)
         found = versions.find(ledger, model, version).body
         body = {"version": version, "tag": found["tag"], "digest": found["digest"], "why": why}
         body |= {} if share is None else {"share": share}

@@ -30,14 +30,14 @@ def failed_gates(version: Entry) -> list[str]:
     return [gate["name"] for gate in version.body.get("gates", []) if not gate["passed"]]
 
 
-def must_have_passed(ledger: Ledger, model: str, number: int, *, to: str) -> None:
-    """Raise HeadwayError if a version failed gates. `to` is the command that was to be: "promote" or "canary"."""
+def must_have_passed(ledger: Ledger, model: str, number: int) -> None:
+    """Raise HeadwayError if a version failed gates."""
     for entry in ledger.entries(model, "version"):
         if entry.body["version"] == number and entry.body.get("passed") is False:
             failed = ", ".join(failed_gates(entry)) or "which ones was not recorded"
             raise HeadwayError(
-                f"Version {number} of {model} failed its gates ({failed}). To {to} it all the same: "
-                f"`headway {to} {model} {number} --despite-gates --why REASON`, which the ledger keeps."
+                f"Version {number} of {model} failed its gates ({failed}). To let it answer callers all the same, add "
+                "--despite-gates --why REASON: the ledger keeps both."
             )
 
 

@@ -171,7 +171,7 @@ def test_what_may_be_on_trial(ledger: Ledger, folder: Path) -> None:
 
 
 def test_a_version_that_failed_its_gates_is_champion_only_on_purpose(ledger: Ledger, folder: Path) -> None:
-    with pytest.raises(HeadwayError, match=r"failed its gates \(slice night\).*headway promote late 4 --despite-gates"):
+    with pytest.raises(HeadwayError, match=r"failed its gates \(slice night\).*add --despite-gates"):
         crown(ledger, folder, 4)
     assert ledger.entries("late", "promotion") == []
     crown(ledger, folder, 4, despite_gates=True)
