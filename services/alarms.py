@@ -22,7 +22,7 @@ class Alarms:
 
     def __init__(self, dsn: str) -> None:
         import sentry_sdk
-        from sentry_sdk.utils import BadDsn
+        from sentry_sdk.utils import BadDsn, event_from_exception
 
         try:
             self._client = sentry_sdk.Client(
@@ -32,15 +32,13 @@ class Alarms:
             )  # fmt: skip
         except BadDsn:
             raise HeadwayError("HEADWAY_SENTRY_DSN is not a DSN: it looks like https://KEY@HOST/PROJECT.") from None
-        self._scope = sentry_sdk.Scope
+        self._event = event_from_exception
 
     def tell(self, error: Exception, exchange: Exchange, model: str) -> None:
         """An error that nobody foresaw, under the request's id."""
-        scope = self._scope(client=self._client)
-        for name, value in (("request_id", exchange.request_id), ("route", exchange.route), ("model", model)):
-            if value:
-                scope.set_tag(name, value)
-        scope.capture_exception(error)
+        event, hint = self._event(error, client_options=self._client.options)
+        event["tags"] = {"request_id": exchange.request_id, "route": exchange.route, "model": model or "none"}
+        self._client.capture_event(event, hint)
 
     def close(self) -> None:
         """Send what waits, and stop."""

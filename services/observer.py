@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Container
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,8 @@ class Observer:
         where = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
         self._told.broke(exchange, type(error).__name__, where[-6:])
         if self._alarms is not None:
-            self._alarms.tell(error, exchange, self._model(exchange))
+            with suppress(Exception):  # who watches may not break what is watched
+                self._alarms.tell(error, exchange, self._model(exchange))
 
     def predicted(self, served: Served, answered: Answered, decision_time: datetime) -> None:
         """It was answered with predictions, by this version."""
@@ -74,7 +76,8 @@ class Observer:
         if self._told.all and exchange.status < 400:
             self._told.answered(exchange)
         if self._traces is not None:
-            self._traces.tell(exchange, model)
+            with suppress(Exception):
+                self._traces.tell(exchange, model)
 
     def close(self) -> None:
         """Say and send what waits."""
