@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+import models
 from features import HeadwayError
-from pipelines import package, trials
+from monitoring.profile import Reference
+from pipelines import night, package, trials
 from pipelines.home import Home
 from pipelines.ledger import Ledger
 from pipelines.pointers import Trials, trials_path
@@ -264,3 +269,36 @@ def test_no_artefact_at_all_is_no_trouble(client: TestClient, root: Home, manife
     tried(root, "canary", 2, share=0.9)
     assert "no version" in until(lambda: ready(client).get("trials", {}).get("refused"))["why"]
     assert versions_of(client, MANY[:5]) == [1] * 5
+
+
+def test_the_night_judges_the_champion_and_holds_a_canary_to_what_it_was_served(
+    root: Home, manifests: world.Manifests
+) -> None:
+    registered(root, manifests)
+    world.crowned(root, manifests[0], 1)
+    tried(root, "canary", 2, share=0.5)
+    # Keys that the snapshots know, so that there is something to be wrong about.
+    keys = itertools.product(("EWR", "JFK"), ("ATL", "ORD"), ("N1", "N2", "N9"))
+    calls = [world.instance(origin=origin, dest=dest, tailnum=tailnum) for origin, dest, tailnum in keys]
+    with TestClient(create_app(root), base_url="http://127.0.0.1") as client:
+        served = versions_of(client, calls)
+    assert set(served) == {1, 2}
+    # As if the canary had been trained on one feature less.
+    gone = manifests[1].features[0].name
+    fewer = msgspec.structs.replace(manifests[1], features=manifests[1].features[1:])
+    smaller = package.store(root, fewer, None, Reference({}, {}, {}, {}), pd.DataFrame({"prediction": [0.5]}))
+    (segment,) = root.room("predictions", "open").glob("*.jsonl")
+    lines = [json.loads(line) for line in segment.read_text().splitlines()]
+    for line in lines:
+        if line["role"] == "canary":
+            line["digest"], line["features"] = smaller.digest, {k: v for k, v in line["features"].items() if k != gone}
+    segment.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    model, tonight = models.load(world.MODEL), world.NOW.replace(hour=0) + timedelta(days=1, minutes=30)
+    assert night.compact(root, model) == len(calls)
+    parity = night.check_parity(root, model, tonight)
+    assert parity is not None
+    assert (parity.rows, parity.breach, set(parity.rates.values())) == (len(calls), False, {0.0})
+    found = night.take_profile(root, model, tonight, parity, 0)
+    assert found is not None
+    assert found.version == 1
+    assert found.profile.rows == served.count(1)
