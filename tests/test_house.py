@@ -31,6 +31,9 @@ ROOMS = {
     "prefect": {"pipelines/flows.py"},
     "treelite": {"pipelines/scorer.py"},
     "jinja2": {"monitoring/page.py"},
+    "prometheus_client": {"services/metrics.py"},
+    "opentelemetry": {"services/tracing.py"},
+    "sentry_sdk": {"services/alarms.py"},
     "sqlalchemy": {"pipelines/ledger.py"},
 }
 """Where each outside package that has an API of its own may be imported: when it breaks, these files change."""
