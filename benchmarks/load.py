@@ -6,7 +6,7 @@
 Each client sends its next request when the last one is answered, on a connection of its own that is kept (a closed
 loop, as wrk has it). Told are answers a second, latency in milliseconds, what failed and why, and which versions of the
 model answered (X-Model-Version). A 429 or 503 with Retry-After is no failure: the client comes back after that time, a
-second at most. The exit code is 1 when a request failed.
+second at most. Ctrl-C ends it early, with the summary. The exit code is 1 when a request failed.
 
 It shares the machine with the server, so it does little for a request (about 20 us) and tells its own share of CPU.
 """
@@ -18,17 +18,23 @@ import asyncio
 import gc
 import itertools
 import resource
+import signal
 import time
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-import uvloop
+
+try:
+    from uvloop import run
+except ImportError:  # slower, and the same
+    from asyncio import run
 
 TIMEOUT = 30.0
 """Seconds without an answer, after which a request has failed."""
@@ -101,11 +107,13 @@ class Load:
         self.now, self.all = Tally(), Tally()
         self.generations: dict[str, list[float]] = {}
         """When each generation of champions (X-Model-Generation) answered first and last, by `time.monotonic()`."""
-        self.stopping = False
         self.clients: list[Client] = []
+        self._stopped = asyncio.Event()
 
     async def run(self, clients: int, seconds: float, warmup: float = 0.0, quiet: bool = False) -> dict[str, Any]:
         """Send for `seconds` after `warmup` that is not counted, and return what `summary` does."""
+        for ending in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(ending, self.stop)
         self.clients = [Client(self) for _ in range(clients)]
         for client in self.clients:
             client.start()
@@ -114,17 +122,27 @@ class Load:
             self.now = Tally()
             self.generations.clear()
         began, cpu = time.monotonic(), _cpu()
-        while (left := began + seconds - time.monotonic()) > 0:
+        while not self.stopping and (left := began + seconds - time.monotonic()) > 0:
             second = time.monotonic()
-            await asyncio.sleep(min(1.0, left))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), min(1.0, left))
             self._turn_over(None if quiet else second - began, time.monotonic() - second)
         took, spent = time.monotonic() - began, _cpu() - cpu
-        self.stopping = True
+        self.stop()
         while any(client.waiting for client in self.clients):
             await asyncio.sleep(0.01)
             self._give_up()
         self._turn_over(None, 1.0)
         return self._summary(took, spent)
+
+    def stop(self) -> None:
+        """Send no more; what is on its way is still waited for."""
+        self._stopped.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing more is to be sent."""
+        return self._stopped.is_set()
 
     def _turn_over(self, at: float | None, took: float) -> None:
         self._give_up()
@@ -307,7 +325,7 @@ def main() -> int:
     expected = msgspec.json.decode(given.expect.read_bytes(), type=Expected) if given.expect else None
     load = Load(given.url, bodies(given.body), given.key, expected)
     gc.disable()  # nothing here makes cycles, and a collection would show as latency
-    found = uvloop.run(load.run(given.clients, given.seconds, given.warmup, given.json))
+    found = run(load.run(given.clients, given.seconds, given.warmup, given.json))
     if given.json:
         print(msgspec.json.encode(found).decode())
     else:
