@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from starlette.testclient import TestClient
 
@@ -249,6 +250,10 @@ def test_a_bento_serves_by_itself_in_a_fresh_environment(
             check=True, env={**os.environ, "HEADWAY_HOME": str(state.root), "PYTHONPATH": str(folder / "src")},
         )  # fmt: skip
         assert json.loads(done.stdout) == manifests[0].golden.predictions
+        # What docs/deploy/kubernetes.yaml asks, and that nobody else can.
+        assert [caller.get(path).status_code for path in ("/readyz", "/livez")] == [200, 200]
+        listening = {one.laddr.ip for one in psutil.net_connections("inet") if one.laddr.port == caller.base_url.port}
+        assert listening == {"127.0.0.1"}, "BentoML's own default is every address"
 
         # What is in the root decides from then on: another champion, and features to look up.
         world.materialized(state)
