@@ -46,12 +46,12 @@ class Traces:
         """The span of a request that has been answered, and one for each step that was marked."""
         from opentelemetry.trace import set_span_in_context
 
-        carrier = {name: exchange.header(name.encode()) for name in ("traceparent", "tracestate")}
+        asked = {name: exchange.header(name.encode()) for name in ("traceparent", "tracestate")}
         shift = time.time_ns() - int(time.perf_counter() * 1e9)
         began = shift + int(exchange.began * 1e9)
         span = self._tracer.start_span(
             f"{exchange.scope['method']} {exchange.route}",
-            context=self._extract(carrier),
+            context=self._extract(asked),
             kind=self._server,
             attributes=_attributes(exchange, model),
             start_time=began,
