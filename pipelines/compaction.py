@@ -223,6 +223,7 @@ def _scratch(room: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         "memory_limit": MEMORY,
         "temp_directory": str(spill),
         "autoinstall_known_extensions": False,
+        "enable_progress_bar": False,
     }
     try:
         with duckdb.connect(config=config) as connection:

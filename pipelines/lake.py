@@ -98,7 +98,8 @@ def relation(
 
 def connect() -> duckdb.DuckDBPyConnection:
     """A DuckDB connection for feature and example queries: UTC, one thread, so sums add up in one order."""
-    connection = duckdb.connect(config={"threads": 1, "autoinstall_known_extensions": False})
+    config = {"threads": 1, "autoinstall_known_extensions": False, "enable_progress_bar": False}
+    connection = duckdb.connect(config=config)
     connection.execute("SET TimeZone = 'UTC'")
     return connection
 

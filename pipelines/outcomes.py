@@ -119,8 +119,8 @@ def _subjects(rows: pd.DataFrame, schema: pa.Schema) -> pa.Table:
     columns: dict[str, pa.Array] = {"row": pa.array(range(len(rows)), pa.int64())}
     for each in schema:
         name = each.name if each.name in rows else each.name.removeprefix(PREFIX)
-        known = name in rows
-        columns[each.name] = pa.Array.from_pandas(rows[name], type=each.type) if known else pa.nulls(len(rows), each.type)
+        values = rows[name] if name in rows else pd.Series([None] * len(rows), dtype=object)
+        columns[each.name] = pa.Array.from_pandas(values, type=each.type)
     return pa.table(columns)
 
 

@@ -77,7 +77,8 @@ def test_an_example_takes_the_outcome_told_by_any_of_its_names(home: Home, flown
     # Asked for at another instant than its own decision time, as callers do by the server's clock.
     predicted(home, record(9, request_id="r2", instance=1, example_id=second))
     told(
-        home, (HOUR, {"example_id": first, "label": 1.0}), (2 * HOUR, {"request_id": "r2", "instance": 1, "label": 0.0}),
+        home, (HOUR, {"example_id": first, "label": 1.0}),
+        (2 * HOUR, {"request_id": "r2", "instance": 1, "label": 0.0}),
         (3 * HOUR, {"decision_time": iso(rows.loc[third, "decision_time"]), "keys": keys, "label": 1.0}),
         (HOUR, {"request_id": "r2", "instance": 0, "label": 1.0}), (HOUR, {"example_id": "nobody", "label": 1.0}),
     )  # fmt: skip

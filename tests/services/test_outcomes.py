@@ -136,12 +136,13 @@ some_outcome = st.dictionaries(
 @settings(max_examples=300, deadline=None)
 @given(st.lists(some_outcome | json_values, min_size=1, max_size=3))
 def test_whatever_is_sent_it_is_taken_whole_or_refused_by_a_path(outcomes: list[Any]) -> None:
+    sent_body = msgspec.json.encode({"outcomes": outcomes})
     try:
-        told = SCHEMA.parse(msgspec.json.encode({"outcomes": outcomes}))
-    except Refused as refused:
-        assert refused.status == 400 and refused.complaint.path
+        told = SCHEMA.parse(sent_body).outcomes
+    except Refused:
+        assert complaint(SCHEMA, sent_body)[0]
         return
-    for sent, kept in zip(outcomes, told.outcomes, strict=True):
+    for sent, kept in zip(outcomes, told, strict=True):
         assert kept["label"] in (0.0, 1.0) and kept["label"] == sent["label"]
         Outcome("call", 0, "m", "2013-04-01T00:00:00.000000Z", **kept)
         assert sum(name in kept for name in ("request_id", "example_id", "decision_time")) == 1
