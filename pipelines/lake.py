@@ -98,8 +98,9 @@ def relation(
 
 def connect() -> duckdb.DuckDBPyConnection:
     """A DuckDB connection for feature and example queries: UTC, one thread, so sums add up in one order."""
-    config = {"threads": 1, "autoinstall_known_extensions": False, "enable_progress_bar": False}
-    connection = duckdb.connect(config=config)
+    connection = duckdb.connect(
+        config={"threads": 1, "autoinstall_known_extensions": False, "enable_progress_bar": False}
+    )
     connection.execute("SET TimeZone = 'UTC'")
     return connection
 
