@@ -1,9 +1,9 @@
 """`headway package`: a version, the code that serves it, and what both need, as a bento that runs by itself.
 
 BentoML builds it, in a process of its own, from a folder that holds nothing but what was found to be needed. Two files
-that BentoML generates are then replaced: its requirements, which lose our hashes' meaning by a line without one, and
-its Dockerfile, which installs a compiler and an unpinned installer. The bento's name tells its content, so packaging
-the same twice gives the same bento.
+that BentoML generates are then replaced: the requirements, to which it adds a line without a hash, and the Dockerfile,
+which installs a compiler and an unpinned installer. The bento's name tells its content, so packaging the same twice
+gives the same bento.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -113,28 +114,28 @@ def build(at: Home, version: Brought, out: Path, image: str = IMAGE) -> Built:
     """Build the bento of a version, and export it to `out` with the version's files in it.
 
     Raises:
-        HeadwayError: the environment is not the locked one, or BentoML refused; with what it said.
+        HeadwayError: the environment is not the locked one, the file cannot be written, or BentoML refused.
     """
+    if not os.access(out.parent, os.W_OK):
+        raise HeadwayError(f"{out} cannot be written. Make its folder, or name another file with --out.")
     files, outside = contents()
-    lock = closure.pins(outside)
-    stage = at.room("bentoml", "staging-bento")
-    shutil.rmtree(stage)
-    for path in sorted(files):
-        (stage / path.parent).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(PROJECT / path, stage / path)
-    write_json(stage / BROUGHT, version)
-    dockerfile = render(version, image)
-    tag = f"{version.model}:v{version.version}-{_digest(stage, lock, dockerfile)}"
-    (stage / "bentofile.yaml").write_text(yaml.safe_dump(_bentofile(version, tag)))
-    folder = at.bentoml / "bentos" / tag.replace(":", "/")
-    if not (folder / "bento.yaml").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        _bentoml(at, stage, "build", "--version", tag.partition(":")[2], ".")
+    lock, dockerfile = closure.pins(outside), render(version, image)
+    with TemporaryDirectory(dir=at.bentoml, prefix="staging-") as name:
+        stage = Path(name)
+        for path in sorted(files):
+            (stage / path.parent).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(PROJECT / path, stage / path)
+        write_json(stage / BROUGHT, version)
+        tag = f"{version.model}:v{version.version}-{_digest(stage, lock, dockerfile)}"
+        (stage / "bentofile.yaml").write_text(yaml.safe_dump(_bentofile(version, tag)))
+        folder = at.bentoml / "bentos" / tag.replace(":", "/")
+        if not (folder / "bento.yaml").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            _bentoml(at, stage, "build", "--version", tag.partition(":")[2], ".")
     write_bytes(folder / "env/python/requirements.txt", lock.encode())
     write_bytes(folder / "env/docker/Dockerfile", dockerfile.encode())
     for generated in ("python/requirements.in", "docker/entrypoint.sh"):
         (folder / "env" / generated).unlink(missing_ok=True)
-    shutil.rmtree(stage)
     half = out.with_name(f".{out.stem}-half.bento")
     _bentoml(at, folder, "export", tag, str(half))
     half.replace(out)

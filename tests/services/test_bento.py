@@ -113,6 +113,11 @@ def test_only_a_version_that_was_champion_is_packaged(root: Home, manifests: wor
         bento.chosen(root, world.MODEL, 3)
 
 
+def test_a_file_that_cannot_be_written_is_told_before_the_work(root: Home, champion: Brought, tmp_path: Path) -> None:
+    with pytest.raises(HeadwayError, match="cannot be written"):
+        bento.build(root, champion, tmp_path / "nowhere" / "made.bento")
+
+
 def test_a_root_without_a_champion_takes_the_bentos_once(root: Home, champion: Brought, tmp_path: Path) -> None:
     empty = Home(tmp_path / "empty")
     with ThreadPoolExecutor(4) as pool:
