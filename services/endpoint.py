@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -62,45 +63,48 @@ class Endpoint:
         self._rates.close()
 
     async def predict(self, exchange: Exchange) -> None:
-        """POST /v1/models/{model}/predict, within `guard`, which sheds first and counts last. Raises Refused."""
+        """POST /v1/models/{model}/predict, once `guard` has shed (1) what is too much. Raises Refused, Gone."""
         model = exchange.params["model"]
-        self.authorize(exchange, model)
+        self.authorize(exchange, model)  # 2 key, 3 rate
         champion = self.find(model)
-        body = await exchange.body(self.settings.body_limit)
+        body = await exchange.body(self.settings.body_limit)  # 4 body
         exchange.mark("read")
-        call = champion.schema.parse(body)
+        call = champion.schema.parse(body)  # 5 parse
         exchange.mark("parse")
         decision_time = call.as_of or self._now()
-        served, answered = await self._answered(champion, call, exchange, decision_time)
-        await self._logged(answered)
+        served, answered = await self._answered(champion, call, exchange, decision_time)  # 6 choose, 7 answer
+        await self._logged(answered)  # 8 log
         exchange.mark("log")
         await exchange.answer(answered.body, headers=served.headers)
-        # What follows keeps nobody waiting: the answer is on its way.
-        self.observer.predicted(served, answered, decision_time)
+        # 9 shadow: a process of its own, which reads what was logged.
+        self.observer.predicted(served, answered, decision_time)  # 10 figures; `guard` tells how long it took
 
     async def guard(self, exchange: Exchange, answer: Callable[[Exchange], Awaitable[None]]) -> None:
         """Let `answer` answer, within the bound on requests at work, and make every way it can fail clear JSON."""
         self.observer.began(exchange)
         self.in_flight += 1
         try:
-            if self.in_flight > self.settings.in_flight:
+            if self.in_flight > self.settings.in_flight:  # 1 shed
                 self.shed += 1
                 raise busy("overloaded", "Too many requests at work; come back")
             await answer(exchange)
-        except Refused as refused:
-            self.observer.refused(exchange, refused)
-            await exchange.refuse(refused)
-        except Gone:
-            pass
         except Exception as error:
-            self.observer.broke(exchange, error)
-            if not exchange.status:
-                await exchange.refuse(
-                    Refused(500, "internal", "Something broke here; the log tells under the request id")
-                )
+            with suppress(Gone):
+                await self._failed(exchange, error)
         finally:
             self.in_flight -= 1
             self.observer.ended(exchange)
+
+    async def _failed(self, exchange: Exchange, error: Exception) -> None:
+        if isinstance(error, Gone):
+            return
+        if isinstance(error, Refused):
+            self.observer.refused(exchange, error)
+            await exchange.refuse(error)
+            return
+        self.observer.broke(exchange, error)
+        if not exchange.status:
+            await exchange.refuse(Refused(500, "internal", "Something broke here; the log tells under the request id"))
 
     def authorize(self, exchange: Exchange, model: str | None) -> Key | None:
         """The key of the request, if it opens `model` (None: any key does) and its rate allows another call.

@@ -17,10 +17,12 @@ from services.refusals import ErrorBody, Refused
 
 BODY_SECONDS = 10.0
 """How long a caller may take to send a body: a place is held for it."""
+SEND_SECONDS = 10.0
+"""How long a caller may take to make room for an answer, by reading those that it got before."""
 
 
 class Gone(Exception):  # noqa: N818 - nobody is left to be told
-    """The caller hung up before the body was whole."""
+    """The caller hung up before the body was whole, or does not take the answer."""
 
 
 class Exchange:
@@ -73,7 +75,7 @@ class Exchange:
         return body
 
     async def answer(self, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
-        """Send a JSON body."""
+        """Send a JSON body. Raises Gone when it is not taken."""
         self.status = status
         lines = [
             (b"content-type", b"application/json"),
@@ -82,8 +84,12 @@ class Exchange:
         ]
         for name, text in (headers or {}).items():
             lines.append((name.lower().encode("latin-1"), text.encode("latin-1")))
-        await self._send({"type": "http.response.start", "status": status, "headers": lines})
-        await self._send({"type": "http.response.body", "body": body})
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._send({"type": "http.response.start", "status": status, "headers": lines})
+                await self._send({"type": "http.response.body", "body": body})
+        except TimeoutError:
+            raise Gone from None
 
     async def refuse(self, refused: Refused) -> None:
         """Send a refusal."""
