@@ -56,6 +56,8 @@ class Traces:
             attributes=_attributes(exchange, model),
             start_time=began,
         )
+        if not span.is_recording():  # the sampler, or the caller, does not want it
+            return
         if exchange.status >= 500:
             span.set_status(self._error)
         inside, step_began = set_span_in_context(span), began
