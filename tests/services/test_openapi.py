@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import importlib
 import json
+import re
+import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +26,7 @@ from services.example import matching
 from tests.services import world
 
 PREDICT = "/v1/models/{}/predict"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MODELS = (world.VALUED, world.MODEL)
 
 
@@ -132,8 +138,6 @@ def test_its_examples_are_taken(app: TestClient) -> None:
     ],
 )
 def test_a_text_is_found_for_the_patterns_of_the_field(pattern: str) -> None:
-    import re
-
     assert re.search(pattern, matching(pattern))
 
 
@@ -194,3 +198,49 @@ def test_the_document_needs_no_key_and_says_nothing_that_does(app: TestClient) -
     assert "version" in text
     assert '"promoted_by":"' not in text
     assert "2013-03-01" not in text
+
+
+PHONE = """<iframe id="f" style="width:390px;height:800px;border:0" srcdoc="FRAME"></iframe><pre id="out"></pre><script>
+document.getElementById("f").onload = event => {
+  const page = event.target.contentDocument;
+  document.getElementById("out").textContent = JSON.stringify({
+    width: page.documentElement.scrollWidth,
+    wide: [...page.querySelectorAll("main > *, dl *")].filter(e => e.getBoundingClientRect().right > 390.5).length,
+    calls: [...page.querySelectorAll("main > pre")].map(e => e.textContent),
+    titles: [...page.querySelectorAll("h2")].map(e => e.textContent),
+  });
+};</script>"""
+"""A page in a frame as wide as a phone, and what a browser finds in it."""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium binary found")
+def test_a_real_browser_draws_the_page_offline_and_its_calls_can_be_copied(app: TestClient, tmp_path: Path) -> None:
+    text = app.get("/v1/docs").text
+    for outside in ("src=", "@import", " url(", "http://", "https://"):
+        assert outside not in text
+    (tmp_path / "phone.html").write_text(PHONE.replace("FRAME", html.escape(text)))
+    command = [
+        *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"),
+        *("--disable-background-networking", "--disable-component-update", "--proxy-server=127.0.0.1:9"),
+        *(f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--dump-dom"),
+        (tmp_path / "phone.html").as_uri(),
+    ]
+    drawn = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    found = re.search(r'<pre id="out">(.*?)</pre>', drawn, re.DOTALL)
+    assert found
+    said = json.loads(html.unescape(found[1]))
+    assert (said["width"], said["wide"]) == (390, 0)
+    paths = app.get("/v1/openapi.json").json()["paths"]
+    assert said["titles"] == [*(f"{m.upper()}{path}" for path, methods in paths.items() for m in methods), "Refusals"]
+    assert len(said["calls"]) == len(paths)
+    for call in said["calls"]:
+        words = shlex.split(call.replace("\\\n", ""))
+        assert words[:2] == ["curl", "--fail-with-body"]
+        assert "Authorization: Bearer $HEADWAY_API_KEY" in words
+        path = words[2]  # the frame has no address of its own to put before it
+        if "-d" in words:
+            typed = {"Content-Type": words[words.index("-d") - 1].removeprefix("Content-Type: ")}
+            assert app.post(path, content=words[words.index("-d") + 1], headers=typed).status_code in (200, 202)
+        else:
+            assert app.get(path).status_code == 200
