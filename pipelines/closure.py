@@ -21,13 +21,14 @@ from features import HeadwayError
 from pipelines.home import PROJECT
 
 FOLDERS = ("features", "expectations", "models", "pipelines", "monitoring", "services")
+OURS = re.compile(rf"(?:{'|'.join(FOLDERS)})(?:\.\w+)+")
 LOCK = "requirements.lock"
 
 Extras = frozenset[str]
 
 
 def reachable(modules: Iterable[str], project: Path = PROJECT) -> tuple[set[Path], set[str]]:
-    """What these modules import, directly and not.
+    """What these modules import or run by name, directly and not.
 
     Returns:
         The project's files, relative to it, and the names of the outside packages' top-level modules.
@@ -75,6 +76,8 @@ def _imports(path: Path) -> Iterator[str]:
             yield node.module
             if node.module.partition(".")[0] in FOLDERS:  # `from pipelines import package` imports a module
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and OURS.fullmatch(node.value):
+            yield node.value  # a module that is run by its name: python -m services.some_module
 
 
 def _distributions(modules: Iterable[str]) -> set[str]:

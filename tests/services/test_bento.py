@@ -65,7 +65,8 @@ def instructions(dockerfile: str) -> list[tuple[str, str]]:
 def test_only_what_serving_imports_is_taken() -> None:
     files, outside = bento.contents()
     names = {path.as_posix() for path in files}
-    assert {"services/swap.py", "pipelines/asof.py", "features/feature_store.yaml", "models/late_arrival.py"} <= names
+    assert {"services/swap.py", "features/feature_store.yaml", "models/late_arrival.py"} <= names
+    assert {"pipelines/asof.py", "services/follower.py"} <= names, "named in text: in a file of Feast's, and to be run"
     assert not names & {"monitoring/page.py", "pipelines/flows.py", "pipelines/stack.py", "pipelines/retraining.py"}
     assert not outside & {"prefect", "great_expectations", "evidently", "rich", "pytest"}
 
