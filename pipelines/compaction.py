@@ -223,11 +223,10 @@ def _scratch(room: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         "memory_limit": MEMORY,
         "temp_directory": str(spill),
         "autoinstall_known_extensions": False,
-        "enable_progress_bar": False,
     }
     try:
         with duckdb.connect(config=config) as connection:
-            connection.execute("SET TimeZone = 'UTC'")
+            connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
             yield connection
     finally:
         shutil.rmtree(spill, ignore_errors=True)

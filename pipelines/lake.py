@@ -98,10 +98,8 @@ def relation(
 
 def connect() -> duckdb.DuckDBPyConnection:
     """A DuckDB connection for feature and example queries: UTC, one thread, so sums add up in one order."""
-    connection = duckdb.connect(
-        config={"threads": 1, "autoinstall_known_extensions": False, "enable_progress_bar": False}
-    )
-    connection.execute("SET TimeZone = 'UTC'")
+    connection = duckdb.connect(config={"threads": 1, "autoinstall_known_extensions": False})
+    connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
     return connection
 
 
