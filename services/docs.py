@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from services import openapi
+
+if TYPE_CHECKING:
+    from services.champion import Served
+
+
+class Documentation:
+    """The document and its page, made once for each change of champions: they take 10 ms, and need no key."""
+
+    def __init__(self) -> None:
+        self._served: Mapping[str, Served] | None = None
+        self._made = (b"", "")
+
+    def of(self, served: Mapping[str, Served]) -> tuple[bytes, str]:
+        """The document as JSON and the page as HTML, of what is served; a mapping that is never changed."""
+        if served is not self._served:
+            document = openapi.document(served)
+            self._served, self._made = served, (msgspec.json.encode(document), page(document))
+        return self._made
 
 
 def page(document: dict[str, Any]) -> str:
