@@ -1,18 +1,24 @@
 """Calls that wait together are answered together, and none of them can tell."""
 
 import asyncio
+import copy
+import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
+import numpy as np
+import pandas as pd
 import pytest
 from starlette.testclient import TestClient
 
 from pipelines.home import Home
 from services.batches import MOST_INSTANCES, Asked, Batches
-from services.champion import Answered, Served
+from services.champion import QUICK_INSTANCES, Answered, Served
 from services.refusals import Refused
 from tests.services import world
-from tests.services.test_app import service
+from tests.services.test_app import PREDICT, service
 
 
 class Watched:
@@ -93,3 +99,43 @@ def test_who_goes_away_takes_nobody_along(client: TestClient, root: Home, caller
     gone, *answers = asyncio.run(some_leave())
     assert isinstance(gone, asyncio.CancelledError)
     assert all(isinstance(answer, Answered) for answer in answers)
+
+
+@dataclasses.dataclass
+class Slow:
+    """An estimator that holds its thread until it is told to go on."""
+
+    go_on: threading.Event
+    begun: threading.Event
+
+    def predict_proba(self, frame: pd.DataFrame) -> np.ndarray:
+        self.begun.set()
+        assert self.go_on.wait(20)
+        return np.full((len(frame), 2), 0.5)
+
+
+def test_a_slow_version_keeps_nobody_waiting(client: TestClient) -> None:
+    champions, quick = service(client).endpoint.champions, champion(client)
+    estimator = Slow(threading.Event(), threading.Event())
+    slow = dataclasses.replace(quick, packaged=dataclasses.replace(quick.packaged, fast=None, estimator=estimator))
+    champions.served = {world.MODEL: slow}
+    with ThreadPoolExecutor(1) as callers:
+        waits = callers.submit(client.post, PREDICT, json=world.call())
+        assert estimator.begun.wait(20)
+        champions.served = {world.MODEL: quick}
+        assert client.post(PREDICT, json=world.call()).status_code == 200
+        assert client.get("/healthz").status_code == 200
+        assert not waits.done()
+        estimator.go_on.set()
+        assert waits.result().json()["predictions"][0]["prediction"] == 0.5
+
+
+def test_what_may_be_slow_is_left_to_a_thread(client: TestClient) -> None:
+    served = champion(client)
+    few, many = (asked(served, 1, *[world.instance()] * size).call for size in (QUICK_INSTANCES, QUICK_INSTANCES + 1))
+    assert served.quick(few)
+    assert not served.quick(many)
+    assert not dataclasses.replace(served, packaged=dataclasses.replace(served.packaged, fast=None)).quick(few)
+    elsewhere = copy.copy(served.lookup)
+    elsewhere.waits = True
+    assert not dataclasses.replace(served, lookup=elsewhere).quick(few)
