@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from pipelines.home import Home
+from pipelines.serving_health import health
 from services.app import create_app
 from tests.services import world
 from tests.services.test_processes import PREDICT, UVICORN, serving, until
@@ -101,6 +103,21 @@ def test_swaps_sheds_and_a_failing_log_are_seen(
     assert [event for event in told if event.startswith("log_")] == ["log_failing", "log_recovered"]
 
 
+def test_replayed_calls_are_in_the_figures_of_their_week(root: Home, manifests: world.Manifests) -> None:
+    world.crowned(root, manifests[0], 1)
+    with TestClient(create_app(root), base_url="http://127.0.0.1:8000") as client:
+        for day in ("2013-04-01", "2013-04-07", "2013-04-08"):
+            body = world.call(world.instance(), world.instance()) | {"as_of": f"{day}T12:00:00Z"}
+            assert client.post(PREDICT, json=body).is_success
+    since = datetime(2013, 4, 1, tzinfo=UTC)
+    found = health(root, world.MODEL, since, since + timedelta(days=7))
+    assert found is not None
+    assert (found.requests, found.answered, found.predictions, found.swaps) == (2, 2, 4, 0)
+    assert found.p50_ms is not None
+    assert found.p50_ms > 0
+    assert (found.cpu_per_thousand or 0) > 0
+
+
 @pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz", "/v1/ready"])
 def test_figures_and_health_are_for_this_machine(
     root: Home, manifests: world.Manifests, path: str, monkeypatch: pytest.MonkeyPatch
@@ -119,17 +136,19 @@ def test_figures_and_health_are_for_this_machine(
 @pytest.mark.e2e
 def test_any_worker_tells_the_sum_over_all_and_a_killed_one_stays_in_it(root: Home, manifests: world.Manifests) -> None:
     world.crowned(root, manifests[0], 1)
-    with serving(root, [*UVICORN[:-1], "--workers", "2", "--port"]) as (_, url):
+    # A connection for each request: whichever worker takes it.
+    apart = httpx.Client(headers={"Connection": "close"})
+    with serving(root, [*UVICORN[:-1], "--workers", "2", "--port"]) as (_, url), apart as client:
 
         def scrape() -> Samples:
-            return samples(httpx.get(f"{url}/metrics").text)  # a new connection: whichever worker takes it
+            return samples(client.get(f"{url}/metrics").text)
 
         def predictions() -> float:
             return total(scrape(), "headway_predictions_total")
 
         def ask(times: int) -> None:
             for _ in range(times):
-                assert httpx.post(f"{url}{PREDICT}", json=world.call()).is_success
+                assert client.post(f"{url}{PREDICT}", json=world.call()).is_success
 
         until(lambda: value(scrape(), "headway_workers") == 2, 60)
         seen = []
