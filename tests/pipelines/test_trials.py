@@ -296,4 +296,4 @@ class TrialsOfAModel(RuleBasedStateMachine):
 
 
 TestTrialsOfAModel = TrialsOfAModel.TestCase
-TestTrialsOfAModel.settings = settings(max_examples=10, stateful_step_count=10, deadline=None, derandomize=True)
+TestTrialsOfAModel.settings = settings(max_examples=6, stateful_step_count=10, deadline=None, derandomize=True)
