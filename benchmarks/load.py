@@ -39,6 +39,8 @@ except ImportError:  # slower, and the same
 TIMEOUT = 30.0
 """Seconds without an answer, after which a request has failed."""
 LONGEST_WAIT = 1.0
+APART = 0.001
+"""Seconds between the first requests of two clients: of a burst of connections, one worker may take them all."""
 Expected = dict[str, list[msgspec.Raw]]
 """{version: the predictions that it must give for each body}, as JSON."""
 
@@ -117,6 +119,7 @@ class Load:
         self.clients = [Client(self) for _ in range(clients)]
         for client in self.clients:
             client.start()
+            await asyncio.sleep(APART)
         if warmup:
             await asyncio.sleep(warmup)
             self.now = Tally()

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 import msgspec
 import numpy as np
+import psutil
 import pytest
 
 from benchmarks.load import Shown
@@ -36,10 +37,8 @@ from services.keys import make
 from tests.services import world
 from tests.services.test_processes import BENTO, PREDICT, PROJECT, logged, serving, until
 
-ACTS, CLIENTS = 102, 16
+ACTS, CLIENTS, WORKERS = 102, 16, 2
 REQUESTS = int(os.environ.get("NEVER_DOWN_REQUESTS", "10000"))
-LOOKS = 6
-"""Connections that must all find the same: with two workers, they meet both but once in 32 times."""
 BODIES = [world.call(*(world.instance(distance=200 + 50 * (n + m)) for m in range(1 + n % 3))) for n in range(6)]
 
 
@@ -48,8 +47,9 @@ class Acts:
     """Promotions and rollbacks, one after the other, each waited for until it serves."""
 
     root: Home
-    url: str
     manifests: world.Manifests
+    workers: list[httpx.Client]
+    """A connection to each."""
     rollbacks: dict[int, float] = field(default_factory=dict)
     """When each rollback returned, by generation, on `time.monotonic()`."""
 
@@ -79,12 +79,10 @@ class Acts:
     def seen(self, true: Callable[[dict[str, Any]], bool]) -> None:
         """Wait until it is true of what every worker tells of the model."""
 
-        with httpx.Client(limits=httpx.Limits(max_keepalive_connections=0)) as client:
+        def look(worker: httpx.Client) -> bool:
+            return true(worker.get("/v1/ready").json()["models"].get(world.MODEL, {}))
 
-            def look() -> bool:
-                return true(client.get(f"{self.url}/v1/ready").json()["models"].get(world.MODEL, {}))
-
-            until(lambda: all(look() for _ in range(LOOKS)), 60)
+        until(lambda: all(map(look, self.workers)), 60)
 
     def mended(self, why: str) -> None:
         """Wait for the refusal of a broken pointer; then do as the error says, and wait for the end of it."""
@@ -150,7 +148,7 @@ def asked_alone(acts: Acts, key: str) -> dict[str, list[msgspec.Raw]]:
     expected: dict[str, list[msgspec.Raw]] = {}
     while len(expected) < len(acts.manifests):
         version = acts.pointer.version
-        shown = [httpx.post(acts.url + PREDICT, json=body, headers={"X-Api-Key": key}) for body in BODIES]
+        shown = [acts.workers[0].post(PREDICT, json=body, headers={"X-Api-Key": key}) for body in BODIES]
         answers = [msgspec.json.decode(one.content, type=Shown) for one in shown]
         assert {answer.version for answer in answers} == {version}
         expected[str(version)] = [answer.predictions for answer in answers]
@@ -158,6 +156,29 @@ def asked_alone(acts: Acts, key: str) -> dict[str, list[msgspec.Raw]]:
     for answers in zip(*expected.values(), strict=True):
         assert len(set(map(bytes, answers))) == len(acts.manifests), "versions that answer the same prove nothing"
     return expected
+
+
+@contextmanager
+def one_each(process: psutil.Process, url: str) -> Iterator[list[httpx.Client]]:
+    """A connection to each worker, kept."""
+    found: dict[int, httpx.Client] = {}
+    with ExitStack() as stack:
+
+        def another() -> bool:
+            client = stack.enter_context(httpx.Client(base_url=url))
+            stream = client.get("/v1/ready").extensions["network_stream"]
+            found[_holder(process, stream.get_extra_info("client_addr")[1])] = client
+            return len(found) == WORKERS
+
+        until(another, 60)
+        yield list(found.values())
+
+
+def _holder(process: psutil.Process, port: int) -> int:
+    """The process at the other end of a connection."""
+    family = process.children(recursive=True)
+    ends = ((end, one.pid) for one in family for end in one.net_connections() if end.status == "ESTABLISHED")
+    return next(pid for end, pid in ends if end.raddr and end.raddr.port == port)
 
 
 @contextmanager
@@ -182,9 +203,14 @@ def ended(client: subprocess.Popen[str]) -> dict[str, Any]:
     return json.loads(client.communicate(timeout=60)[0])
 
 
-def written(root: Home) -> int:
-    """Predictions in the log."""
-    return sum(path.read_bytes().count(b"\n") for path in root.room("predictions", "open").glob("*.jsonl"))
+def written(root: Home) -> dict[str, int]:
+    """Predictions in the log, by segment: each worker writes its own."""
+    return {path.name: path.read_bytes().count(b"\n") for path in root.room("predictions", "open").glob("*.jsonl")}
+
+
+def more(root: Home, before: dict[str, int]) -> list[int]:
+    """How many predictions came to each segment since."""
+    return [count - before.get(name, 0) for name, count in written(root).items()]
 
 
 def told_of_its_own(root: Home, manifests: world.Manifests, records: list[dict[str, Any]]) -> None:
@@ -206,27 +232,31 @@ def test_no_request_fails_and_none_is_mixed_while_champions_change_and_things_br
     monkeypatch.setenv("HEADWAY_KEYS", "on")
     key = make(root.keys, "load")
     world.crowned(root, manifests[0], 1)
-    with serving(root, BENTO, HEADWAY_WORKERS="2") as (_, url):
-        acts = Acts(root, url, manifests)
+    with (
+        serving(root, BENTO, HEADWAY_WORKERS=str(WORKERS)) as (process, url),
+        one_each(process, url) as workers,
+    ):
+        acts = Acts(root, manifests, workers)
         expected = asked_alone(acts, key)
-        began = acts.pointer.generation
+        acts.rollbacks.clear()
+        began, before = acts.pointer.generation, written(root)
         with loaded(url, key, expected, tmp_path) as client:
-            until(lambda: written(root) > 100, 60)
+            until(lambda: sum(count > 10 for count in more(root, before)) == WORKERS, 60)
             for fault in (None, *FAULTS):
                 if fault is not None:
                     fault(acts)
                 for _ in range(ACTS // (1 + len(FAULTS))):
                     acts.act()
-            until(lambda: written(root) > REQUESTS, 3600)
+            until(lambda: sum(more(root, before)) > REQUESTS, 3600)
             found = ended(client)
-        assert len([path for path in root.room("predictions", "open").iterdir() if path.stat().st_size]) >= 2
     assert found["failures"] == {}
     assert found["statuses"] == {"200": found["answered"]}
     assert found["versions"].keys() == expected.keys()
     answering = {int(generation): seen for generation, seen in found["generations"].items()}
-    assert len(answering) >= 1 + acts.pointer.generation - began - 2  # two versions came that must not answer
+    # All have answered but the two that must not.
+    assert len(answering) == acts.pointer.generation - began + 1 - 2
     records = logged(root)
-    assert len(records) >= found["answered"] >= REQUESTS / 2
+    assert len({record["request_id"] for record in records}) >= found["answered"]
     told_of_its_own(root, manifests, records)
     late = [last_of_earlier(answering, generation) - at for generation, at in acts.rollbacks.items()]
     print(
@@ -234,7 +264,8 @@ def test_no_request_fails_and_none_is_mixed_while_champions_change_and_things_br
         f"{len(late)} rollbacks, the last old answer came within {statistics.median(late):.2f} s, "
         f"{max(late):.2f} s at worst"
     )
-    assert statistics.median(late) < 1.0
+    # One in twenty may have waited for a busy machine.
+    assert statistics.quantiles(late, n=20)[-1] < 1.0
 
 
 def last_of_earlier(answering: dict[int, list[float]], generation: int) -> float:

@@ -1,23 +1,18 @@
-import asyncio
 import json
 import time
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import pytest
 from starlette.testclient import TestClient
 
 from pipelines import package
 from pipelines.home import Home
-from pipelines.ledger import Ledger
 from pipelines.pointers import pointer_path
-from pipelines.promotion import rollback
 from services.app import create_app
 from tests.services import world
 
 PREDICT = f"/v1/models/{world.MODEL}/predict"
-FLIPS = 30
 
 
 def until(true: Callable[[], Any], seconds: float = 20) -> Any:
@@ -36,53 +31,6 @@ def asked(client: TestClient) -> dict[str, Any]:
     response = client.post(PREDICT, json=world.call())
     assert response.status_code == 200, response.text
     return response.json()
-
-
-def test_no_request_fails_and_none_is_mixed_while_champions_change(root: Home, manifests: world.Manifests) -> None:
-    body = world.call(*(world.instance(distance=200 + 50 * number) for number in range(4)))
-    answers: list[dict[str, Any]] = []
-
-    def flip() -> None:
-        for number in range(FLIPS):
-            if number % 5 == 4:
-                rollback(
-                    Ledger(root.ledger_url), root.pointers, model=world.MODEL, as_of=world.NOW, actor="test",
-                    why="test", key=f"flip {number}",
-                )  # fmt: skip
-            else:
-                which = number % 2
-                world.crowned(root, manifests[which], which + 1, key=f"flip {number}")
-            time.sleep(0.1)
-
-    async def run() -> None:
-        app = create_app(root)
-        transport = httpx.ASGITransport(app=app)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
-        ):
-            flipping = asyncio.create_task(asyncio.to_thread(flip))
-
-            async def caller() -> None:
-                while not flipping.done():
-                    response = await client.post(PREDICT, json=body)
-                    assert response.status_code == 200, response.text
-                    answers.append(response.json())
-
-            await asyncio.gather(*(caller() for _ in range(4)))
-            await flipping
-
-    world.crowned(root, manifests[0], 1)
-    asyncio.run(run())
-    seen: dict[int, set[str]] = {}
-    for answer in answers:
-        seen.setdefault(answer["version"], set()).add(json.dumps(answer["predictions"]))
-    # Each version has one answer to this call, and it is the version's own.
-    assert sorted(seen) == [1, 2]
-    assert [len(given) for given in seen.values()] == [1, 1]
-    assert seen[1] != seen[2]
-    assert len({answer["generation"] for answer in answers}) > 8
-    assert len(answers) > 100
 
 
 def test_the_first_champion_is_taken_in_without_a_restart(root: Home, manifests: world.Manifests) -> None:
