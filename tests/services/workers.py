@@ -1,7 +1,7 @@
 """A supervisor whose workers can all be killed at once: forks N of the service over one socket for each line it reads.
 
-What is slow to import is imported before, so that a worker is there in a moment. It prints its port, then for every
-line the process ids of the workers that it started.
+All that is slow to import is imported before, by loading once what workers load, so that they are there in a moment.
+It prints its port, then for every line the process ids of the workers that it started.
 """
 
 import os
@@ -12,6 +12,9 @@ import uvicorn
 
 import services.app
 import services.swap
+from pipelines import feature_store, package
+from pipelines.home import home
+from pipelines.pointers import champions, read_pointer
 
 
 def work(listening: socket.socket) -> None:
@@ -23,6 +26,10 @@ def work(listening: socket.socket) -> None:
 
 
 def main(count: int) -> None:
+    feature_store.open_store(home())
+    for model in champions(home().pointers):
+        if pointer := read_pointer(home().pointers, model):
+            package.load(home(), pointer.tag)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(128)
