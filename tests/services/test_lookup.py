@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import feast
 import msgspec
 import pytest
 
@@ -42,17 +43,17 @@ def test_a_table_gives_what_get_online_features_gives(root: Home, manifests: wor
         ]
     )
     keys = list(zip(*(asked[key] for key in spec.keys), strict=True))
-    feast = store.get_online_features(
+    theirs = store.get_online_features(
         features=[f"{table}:{name}" for name in spec.features], entity_rows={key: asked[key] for key in spec.keys}
     ).to_dict(include_event_timestamps=True)
     ours = OnlineStore(root).table(spec, manifest.keys).read(keys)
     assert len(ours) == 8
     for name in spec.features:
-        assert [values.get(name) for _, values in ours] == feast[name]
-        assert [0 if stamp is None else int(stamp.timestamp()) for stamp, _ in ours] == feast[f"{name}__ts"]
+        assert [values.get(name) for _, values in ours] == theirs[name]
+        assert [0 if stamp is None else int(stamp.timestamp()) for stamp, _ in ours] == theirs[f"{name}__ts"]
     assert ours[0][0] == world.VISIBLE_AT
-    assert any(value is not None for value in feast[spec.features[0]])
-    assert feast[spec.features[0]][2] is None and feast[f"{spec.features[0]}__ts"][2] > 0
+    assert any(value is not None for value in theirs[spec.features[0]])
+    assert theirs[spec.features[0]][2] is None and theirs[f"{spec.features[0]}__ts"][2] > 0
 
 
 def test_a_gap_says_why_and_what_stood_in(root: Home, manifests: world.Manifests) -> None:
@@ -99,3 +100,17 @@ def test_stamps_are_utc(root: Home, manifests: world.Manifests) -> None:
     keys = [tuple(world.ENTITIES[key][0] for key in spec.keys)]
     ((stamp, _),) = OnlineStore(root).table(spec, manifests[0].keys).read(keys)
     assert stamp is not None and stamp.tzinfo is UTC
+
+
+def test_a_lookup_never_asks_the_registry(
+    root: Home, manifests: world.Manifests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = lookup(root, manifests[0])
+
+    def asked(_: object) -> None:
+        raise AssertionError("the registry was asked within a request")
+
+    monkeypatch.setattr(feast.FeatureStore, "registry", property(asked))
+    values, degraded = ready.find(columns([{}, {"tailnum": "nobody"}]), [world.NOW] * 2)
+    assert degraded[0] == [] and len(degraded[1]) == len(manifests[0].tables[-1].features)
+    assert all(len(column) == 2 for column in values.values())
