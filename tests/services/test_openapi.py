@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import importlib
 import json
@@ -16,6 +17,7 @@ from typing import Any
 
 import httpx
 import jsonschema
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
@@ -106,6 +108,47 @@ def test_a_shed_call_and_one_too_many_are_as_the_document_says(app: TestClient, 
     for response in asked:
         fits(document, path, response)
     assert 55 <= int(asked[1].headers["retry-after"]) <= 60
+
+
+@dataclasses.dataclass
+class Broken:
+    """An estimator gone wrong."""
+
+    value: float
+
+    def predict(self, frame: Any) -> np.ndarray:
+        return np.full(len(frame), self.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_value_that_cannot_be_is_a_fault_that_pages_and_never_an_answer(
+    app: TestClient, value: float, capfd: pytest.CaptureFixture[str]
+) -> None:
+    champions, path = app.app.state.service.endpoint.champions, PREDICT.format(world.VALUED)  # type: ignore[attr-defined]
+    good = champions.served[world.VALUED]
+    packaged = dataclasses.replace(good.packaged, estimator=Broken(value), fast=None)
+    champions.served = {**champions.served, world.VALUED: dataclasses.replace(good, packaged=packaged)}
+    response = app.post(path, json=world.call())
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "bad_output")
+    fits(app.get("/v1/openapi.json").json(), path, response)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if "bad_output" in line]
+    assert [(line["level"], line["status"], line["request_id"]) for line in lines] == [
+        ("error", 500, response.json()["request_id"])
+    ]
+    assert app.post(PREDICT.format(world.MODEL), json=world.call()).status_code == 200
+
+
+def test_a_key_sees_the_models_that_it_opens(app: TestClient, both: tuple[Path, str]) -> None:
+    scoped = {"X-API-Key": keys.make(Home(both[0]).keys, "narrow", [world.VALUED]), "Authorization": ""}
+    listed = app.get("/v1/models", headers=scoped).json()["models"]
+    assert [model["model"] for model in listed] == [world.VALUED]
+    assert app.get(f"/v1/models/{world.VALUED}", headers=scoped).status_code == 200
+    for model in (world.MODEL, "nonesuch"):
+        refused = app.get(f"/v1/models/{model}", headers=scoped)
+        assert refused.status_code == 403
+        assert world.MODEL not in refused.text
+    keys.revoke(Home(both[0]).keys, "narrow")
+    assert app.get("/v1/models", headers=scoped).status_code == 401
 
 
 def test_the_schema_that_a_model_tells_is_the_one_it_checks_by(app: TestClient) -> None:
