@@ -186,7 +186,7 @@ def _merge_day(log: duckdb.DuckDBPyConnection, path: Path, model: str, layout: L
         kept = pq.read_metadata(path)
         before, columns = kept.num_rows, kept.schema.to_arrow_schema().names
         older = "".join(f", '{value}' AS \"{name}\"" for name, value in layout.added.items() if name not in columns)
-        log.execute(f"CREATE OR REPLACE TEMP VIEW kept AS SELECT *{older} FROM read_parquet('{_quoted(path)}')")
+        log.execute(f"CREATE OR REPLACE VIEW kept AS SELECT *{older} FROM read_parquet('{_quoted(path)}')")
         fresh = f"FROM kept UNION ALL BY NAME SELECT * FROM ({fresh}) ANTI JOIN kept USING ({key})"
     with replacing(path) as half:
         return _write(half, log.sql(f"{fresh} ORDER BY {key}").to_arrow_reader(ROW_GROUP), layout) - before

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from re import _parser as parser  # type: ignore[attr-defined] - the only reader of regular expressions there is
+from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
 import msgspec
