@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from features import HeadwayError
 from services.exchange import Exchange
+
+QUIET_SECONDS = 10.0
 
 
 class Alarms:
@@ -33,9 +36,17 @@ class Alarms:
         except BadDsn:
             raise HeadwayError("HEADWAY_SENTRY_DSN is not a DSN: it looks like https://KEY@HOST/PROJECT.") from None
         self._event = event_from_exception
+        self._told: dict[tuple[type[Exception], str], float] = {}
 
     def tell(self, error: Exception, exchange: Exchange, model: str) -> None:
-        """An error that nobody foresaw, under the request's id."""
+        """An error that nobody foresaw, under the request's id; of a kind and route the first in ten seconds.
+
+        To build an event takes a millisecond of the event loop, and a flood of errors is the last to be slowed by it.
+        """
+        kind, now = (type(error), exchange.route), time.monotonic()
+        if now - self._told.get(kind, -QUIET_SECONDS) < QUIET_SECONDS:
+            return
+        self._told[kind] = now
         event, hint = self._event(error, client_options=self._client.options)
         event["tags"] = {"request_id": exchange.request_id, "route": exchange.route, "model": model or "none"}
         self._client.capture_event(event, hint)

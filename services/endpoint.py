@@ -154,6 +154,7 @@ class Endpoint:
             answered = await self._computed(champion, call, exchange, decision_time)
             # Only now: what neither can answer is not the canary's fault.
             challengers.failed(canary, error)
+            self.observer.canary_failed(exchange, error)
             return champion, answered
 
     async def _computed(self, served: Served, call: Call, exchange: Exchange, decision_time: datetime) -> Answered:

@@ -60,6 +60,10 @@ class Figures:
         if degraded:
             self._tally.count(("degraded", model), degraded)
 
+    def canary_failed(self, model: str) -> None:
+        """A canary could not answer a call, and the champion did."""
+        self._tally.count(("canary_failures", model))
+
     def committed(self, seconds: float, failed: bool = False) -> None:
         """The log made a batch durable, or failed to."""
         if failed:

@@ -19,6 +19,7 @@ from services.tallies import BOUNDS, Key, Tally, Timing
 COUNTERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "predictions": ("headway_predictions", "Instances answered", ("model", "role", "version")),
     "degraded": ("headway_degraded_predictions", "Instances for which a default stood in for a feature", ("model",)),
+    "canary_failures": ("headway_canary_failures", "Calls that the champion answered for a failing canary", ("model",)),
     "refused": ("headway_refusals", "Requests refused, by the code that the caller was given", ("model", "code")),
     "log_failures": ("headway_log_failures", "Batches that the prediction log could not make durable", ()),
     "swaps": ("headway_swaps", "Champions that a worker loaded, swapped in or refused", ("model", "outcome")),

@@ -58,9 +58,13 @@ class Observer:
         # The message of an unknown error may quote the input: where it came from is enough.
         where = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
         self._told.broke(exchange, type(error).__name__, where[-6:])
-        if self._alarms is not None:
-            with suppress(Exception):  # who watches may not break what is watched
-                self._alarms.tell(error, exchange, self._model(exchange))
+        self._alarm(exchange, error)
+
+    def canary_failed(self, exchange: Exchange, error: Exception) -> None:
+        """A canary could not answer; the champion did in its place."""
+        self.figures.canary_failed(self._model(exchange))
+        if not isinstance(error, Refused):
+            self._alarm(exchange, error)
 
     def predicted(self, served: Served, answered: Answered, decision_time: datetime) -> None:
         """It was answered with predictions, by this version."""
@@ -85,6 +89,11 @@ class Observer:
         for each in (self._traces, self._alarms):
             if each is not None:
                 each.close()
+
+    def _alarm(self, exchange: Exchange, error: Exception) -> None:
+        if self._alarms is not None:
+            with suppress(Exception):  # who watches may not break what is watched
+                self._alarms.tell(error, exchange, self._model(exchange))
 
     def _model(self, exchange: Exchange) -> str:
         model = exchange.params.get("model", "")

@@ -23,7 +23,7 @@ class Settings:
     HEADWAY_BODY_LIMIT (1048576): bytes of a request's body.
     HEADWAY_SHADOW_QUEUE (10000): logged instances of a model that may wait for its shadow; the oldest are dropped.
     HEADWAY_METRICS (off): `on` shows /metrics and the health routes to other machines too.
-    HEADWAY_ACCESS_LOG (off): `on` writes a line for every request.
+    HEADWAY_ACCESS_LOG (off): `on` writes a line for every call of the API.
     HEADWAY_TRACES (none): where an OTLP/HTTP receiver for traces listens, like http://127.0.0.1:4318.
     HEADWAY_SENTRY_DSN (none): where unexpected errors are told.
     """

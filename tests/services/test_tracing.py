@@ -120,6 +120,7 @@ def test_unexpected_errors_are_told_without_message_input_or_variables(
         monkeypatch.setattr(type(served.lookup), "find", broken)
         answer = client.post(PREDICT, json=world.call(world.instance(tailnum="SECRET")), headers={"X-A": "SECRET"})
         assert answer.status_code == 500
+        assert client.post(PREDICT, json=world.call()).status_code == 500  # told with the first
     ((path, body),) = receiver[1]
     assert path == "/api/42/envelope/"
     assert b"SECRET" not in body

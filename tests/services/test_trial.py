@@ -196,6 +196,8 @@ def test_what_a_canary_cannot_answer_the_champion_does(
     assert versions_of(client, MANY) == [1] * len(MANY)
     canary = ready(client)["trials"]["canary"]
     assert (canary["failed"], canary["why"]) == (sum(meant), why)
+    said = client.get("/metrics").text
+    assert f'headway_canary_failures_total{{model="{world.MODEL}"}} {float(sum(meant))}' in said
     assert sum(meant) > 10
     assert [record["role"] for record in logged(root)] == ["champion"] * len(MANY)
     # What nobody can answer is not counted against it.

@@ -27,7 +27,7 @@ def block(name: str) -> dict[str, Any]:
 def told() -> dict[str, set[str]]:
     """Every sample that a scrape can tell, and its labels."""
     counts = {f"{kind}|{labels}": 1.0 for kind, labels in (
-        ("predictions", "m|champion|1"), ("degraded", "m"), ("swaps", "m|refused"),
+        ("predictions", "m|champion|1"), ("degraded", "m"), ("canary_failures", "m"), ("swaps", "m|refused"),
     )}  # fmt: skip
     worker = Worker(1e12, Now(0, False, [Version("m", 1, 1, "2026-01-01T00:00:00+00:00")]), Stored(
         counts, {"request|/predict|m|200": Timing(), "commit": Timing()}
