@@ -95,6 +95,7 @@ def test_facts_in_words() -> None:
         (
             "Calls that failed",
             "4,970",
-            "of 5,000; 1,000 of them because the service was full; 30 more were refused: a mistake of the caller, or too many calls",
+            "of 5,000; 1,000 of them because the service was full; "
+            "30 more were refused: a mistake of the caller, or too many calls",
         ),
     ]
