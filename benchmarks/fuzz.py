@@ -1,6 +1,6 @@
 """Whatever is sent, the service answers: soon, in JSON, as its OpenAPI document says, never with a fault of its own.
 
-    python -m benchmarks.fuzz                  10,000 cases against a service of its own, in about three minutes
+    python -m benchmarks.fuzz                  10,000 cases against a service of its own, in about five minutes
     python -m benchmarks.fuzz --cases 1000 --seed 7
 
 Three kinds of cases go over HTTP to uvicorn, one at a time, with a key:
