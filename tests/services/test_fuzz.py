@@ -12,9 +12,10 @@ from benchmarks.fuzz import Promise, Tally, fuzz, serving
 from pipelines.home import Home, settle
 from tests.services import world
 
-CASES = 300
+CASES = 240
 
 
+@pytest.mark.slow
 def test_whatever_is_sent_is_answered_as_the_document_says(both: tuple[Path, str], home: Home) -> None:
     at = Home(both[0])
     settle(at)
