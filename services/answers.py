@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 Role = Literal["champion", "canary", "shadow"]
 Why = Literal["missing", "stale"]
+Instant = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
@@ -51,6 +52,8 @@ class Answer(msgspec.Struct, frozen=True):
     version: int
     generation: int
     request_id: str
+    decision_time: Instant
+    """The instant that was decided at: with the entity's keys it names a prediction to whoever tells its outcome."""
     predictions: Sequence[Prediction | ProbabilityPrediction]
 
 

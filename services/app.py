@@ -255,7 +255,7 @@ def _route(method: str, path: str, service: Service, answer: Callable[[Exchange]
 
 @contextmanager
 def _unswept() -> Iterator[None]:
-    """Keep the garbage collector off what is there for good: a full sweep of it stops the worker for 0.2 to 0.6 s."""
+    """Keep the garbage collector off what is there for good: a full sweep of it was seen to stop a worker for 0.6 s."""
     before = gc.get_threshold()
     gc.freeze()
     gc.set_threshold(SWEEP_AFTER, *before[1:])
