@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -102,14 +103,15 @@ class Running:
     def measure(self, clients: int, seconds: float) -> Measured:
         """Put load on it, once it has warmed up."""
         self._load(clients, 0.5)
-        before = self._cpu()
+        before, busy = self._cpu(), _busy()
         summary = self._load(clients, seconds)
-        cpu = self._cpu() - before
+        cpu, busy = self._cpu() - before, _busy() - busy
         memory = sum(member.memory_full_info().pss for member in self._family()) / 1e6
         return Measured(
             rate=summary["rate"], p50=summary["p50"], p99=summary["p99"], refused=summary["refused"],
             failed=summary["failed"], failures=summary["failures"], cpu=cpu / WORKERS / summary["seconds"],
             cpu_ms=1000 * cpu / max(1, summary["answered"]), memory=memory / WORKERS, client=summary["client_cpu"],
+            others=max(0.0, (busy - cpu) / summary["seconds"] - summary["client_cpu"]),
         )  # fmt: skip
 
     def _load(self, clients: int, seconds: float) -> dict:
@@ -152,6 +154,12 @@ def running(server: Server, prepared: Prepared, python: Path, folder: Path) -> I
         for member in [*process.children(recursive=True), process]:
             member.kill()
         process.wait()
+
+
+def _busy() -> float:
+    """Seconds of CPU that all processes of the machine took so far."""
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - times.iowait - times.guest - times.guest_nice
 
 
 def _answers_rightly(made: Running, log: Path) -> None:
@@ -213,6 +221,7 @@ def main() -> int:
     parser.add_argument("--markdown", type=Path, help="where to write the tables")
     parser.add_argument("--environments", type=Path, help="where the peers' environment is kept; a temporary folder")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server is left behind
     repeats, seconds = (1, 2.0) if given.quick else (given.rounds, given.seconds)
     with tempfile.TemporaryDirectory(prefix="headway-serving-") as temporary, ExitStack() as stack:
         folder = Path(temporary)
@@ -230,6 +239,7 @@ def main() -> int:
         rounds(servers, tuple(given.clients), seconds, repeats)
         found = {one.server.name: one.found for one in servers}
         print(tables.text(found))
+        print(tables.quiet(found))
         if given.markdown:
             given.markdown.write_text(tables.markdown(found, folder, repeats, seconds))
     return 1 if any(one.failed for levels in found.values() for turns in levels.values() for one in turns) else 0

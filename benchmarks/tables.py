@@ -32,6 +32,7 @@ class Measured:
         cpu_ms: milliseconds of CPU an answer.
         memory: megabytes a worker (proportional set size, supervisor and all divided by workers).
         client: share of a core that the load client took.
+        others: the same of everything else on the machine, starting the load client among it.
     """
 
     rate: float
@@ -44,6 +45,7 @@ class Measured:
     cpu_ms: float
     memory: float
     client: float
+    others: float
 
     def told(self) -> str:
         """One line."""
@@ -79,7 +81,7 @@ def text(found: Found) -> str:
     parts = []
     for clients, rows in _tables(found).items():
         widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-        parts.append(f"\n{clients} client{'s' * (clients > 1)}")
+        parts.append(f"\n{_many(clients, 'client')}")
         for row in rows:
             cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
             parts.append("  ".join([row[0].ljust(widths[0]), *cells]))
@@ -89,9 +91,10 @@ def text(found: Found) -> str:
 def markdown(found: Found, folder: Path, repeats: int, seconds: float) -> str:
     """The same for a page, with where and how it was measured. `folder` is on the disk of the durable log."""
     parts = [f"{machine()}; a synced write to its disk takes {_sync_ms(folder):.1f} ms.", versions()]
-    parts += [f"Medians of {repeats} round{'s' * (repeats > 1)} of {seconds:.0f} s each, {datetime.now(UTC):%Y-%m-%d}."]
+    parts += [f"Medians of {_many(repeats, 'round')} of {seconds:.0f} s each, {datetime.now(UTC):%Y-%m-%d}."]
+    parts += [quiet(found)]
     for clients, (head, *rows) in _tables(found).items():
-        parts += ["", f"**{clients} client{'s' * (clients > 1)}**", ""]
+        parts += ["", f"**{_many(clients, 'client')}**", ""]
         parts += [_line(row) for row in (head, ["---", *["--:"] * (len(head) - 1)], *rows)]
     return "\n".join([*parts, "", *(f"- {aim}" for aim in aims(found)), ""])
 
@@ -100,8 +103,8 @@ def aims(found: Found) -> list[str]:
     """What was aimed at, and what was found; only what was measured."""
     told = []
     for clients in sorted(found.get(SENT, {})):
-        told.append(_aim(f"sent, {clients} clients: x {PIPELINE}", ratio(found, SENT, PIPELINE, clients), 8.0))
-        told.append(_aim(f"sent, {clients} clients: x {TREELITE}", ratio(found, SENT, TREELITE, clients), 0.9))
+        told.append(_aim(f"sent, {_many(clients, 'client')}: x {PIPELINE}", ratio(found, SENT, PIPELINE, clients), 8.0))
+        told.append(_aim(f"sent, {_many(clients, 'client')}: x {TREELITE}", ratio(found, SENT, TREELITE, clients), 0.9))
     looked = found.get(LOOKED_UP, {})
     if 1 in looked:
         told.append(_aim("looked up, 1 client: p50 ms", _median(looked[1], "p50"), 2.0, least=False))
@@ -116,7 +119,7 @@ def aims(found: Found) -> list[str]:
     if found.get(UNDER_UVICORN):
         for clients in sorted(found.get(SENT, {})):
             share = ratio(found, SENT, UNDER_UVICORN, clients)
-            told.append(f"`bentoml serve` beside plain uvicorn, the same app, {clients} clients: {share:.2f}x")
+            told.append(f"`bentoml serve` beside plain uvicorn, the same app, {_many(clients, 'client')}: {share:.2f}x")
     return told
 
 
@@ -124,6 +127,12 @@ def ratio(found: Found, name: str, to: str, clients: int) -> float:
     """The median over rounds of one server's rate divided by another's."""
     pairs = zip(found[name][clients], found[to][clients], strict=True)
     return statistics.median(one.rate / other.rate if other.rate else float("inf") for one, other in pairs)
+
+
+def quiet(found: Found) -> str:
+    """A sentence on how much else the machine did meanwhile."""
+    others = [turn.others for levels in found.values() for turns in levels.values() for turn in turns]
+    return f"Everything else on the machine took {statistics.median(others):.0%} of a core, {max(others):.0%} at worst."
 
 
 def machine() -> str:
@@ -154,6 +163,10 @@ def _tables(found: Found) -> dict[int, list[list[str]]]:
         ]
         for clients in levels
     }
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count > 1)}"
 
 
 def _median(turns: list[Measured], what: str) -> float:
