@@ -19,7 +19,7 @@ import yaml
 from packaging.version import Version
 
 from pipelines import bento
-from pipelines.cli import COMMANDS, parser
+from pipelines.cli import parser
 from pipelines.home import PROJECT, SINGLE_THREAD, Home
 from services.app import create_app
 from services.settings import Settings, workers
@@ -31,7 +31,6 @@ UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 MANIFESTS = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
 NIGHTS = instructions((DEPLOY / "Dockerfile").read_text())
-NAMES = [command.name for command in COMMANDS]
 BENTOML = {"/livez", "/readyz"}
 """Routes of BentoML's own that are in front of ours: tests/services/test_bento.py asks a running bento for them."""
 PORTS = {"service": 3000, "server": 4200}
@@ -66,23 +65,6 @@ def routes(home: Home, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     for name, value in SINGLE_THREAD.items():
         monkeypatch.setenv(name, value)
     return {route.path for route in create_app(home).routes} | BENTOML  # type: ignore[attr-defined]
-
-
-def test_every_command_of_the_page_is_one() -> None:
-    text = PAGE.read_text()
-    blocks = "\n".join(re.findall(r"^ *```sh\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL))
-    inline = re.findall(r"`(headway [^`]+)`", text)
-    found = 0
-    for line in [*re.sub(r"\$\((.*?)\)", r"\1", blocks).splitlines(), *inline]:
-        words = shlex.split(line)
-        for place, word in enumerate(words[:-1]):
-            if Path(word).name == "headway" and words[place + 1] in NAMES:
-                found += 1
-                if "MODEL" not in words and len(words) > place + 2:
-                    understood(words[place + 1 :])
-            elif word.endswith("bin/headway"):
-                pytest.fail(f"there is no such command: {line}")
-    assert found > 12
 
 
 def test_every_setting_is_one_that_the_code_reads() -> None:
