@@ -10,6 +10,7 @@ can be used. Severity decides what a failure does:
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -20,6 +21,9 @@ from features._contract import DeclarationError, Name, contract, unique
 __all__ = ["DeclarationError", "Expectations", "Rule", "Suite", "load", "names"]
 
 Severity = Literal["critical", "warning", "info"]
+
+_ABOUT_ROWS = re.compile(r"expect_(column_values?_|column_pair_values_|compound_|select_column_values_|multicolumn_)")
+"""What Great Expectations calls those that say of each row whether it holds."""
 
 
 @contract
@@ -38,8 +42,11 @@ class Rule:
 
     @model_validator(mode="after")
     def _rows(self) -> Rule:
-        if self.severity == "warning" and "column" not in self.args and "column_list" not in self.args:
-            raise ValueError("a warning quarantines rows, so it needs a rule about the rows of a column")
+        if self.severity == "warning" and not _ABOUT_ROWS.match(self.expect):
+            raise ValueError(
+                f"a warning quarantines rows, and {self.expect} speaks of a column or a table as a whole: make it "
+                "critical or info, or use a rule about values, such as expect_column_values_to_be_between"
+            )
         return self
 
 
@@ -49,6 +56,13 @@ class Suite:
 
     source: Name
     rules: tuple[Rule, ...] = Field(min_length=1)
+    fixed: tuple[str, ...] = ()
+    """Columns that no correction changes. A known key that comes with another value names something else: an id used
+    again. Such rows are quarantined."""
+    unwatched: tuple[str, ...] = ()
+    """Columns that may change in any way. What is usual for all others is learned from the source's own past: level,
+    spread, missing share, longest run, order and relation of columns, categories, characters, clock (see
+    `pipelines/learned.py`)."""
 
 
 @contract

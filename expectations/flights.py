@@ -77,6 +77,7 @@ def _flown() -> tuple[Rule, ...]:
     )
 
 
+SAME_FLIGHT = ("carrier", "origin", "dest")
 FLOWN = ("flight_id", "carrier", "tailnum", "origin", "dest", "scheduled_departure")
 
 FLIGHTS = Expectations(
@@ -84,6 +85,7 @@ FLIGHTS = Expectations(
     suites=(
         Suite(
             source="schedule",
+            fixed=SAME_FLIGHT,
             rules=(
                 _columns(*FLOWN, "scheduled_arrival", "distance", "planned_at"),
                 *_flown(),
@@ -92,6 +94,7 @@ FLIGHTS = Expectations(
         ),
         Suite(
             source="departures",
+            fixed=SAME_FLIGHT,
             rules=(
                 _columns(*FLOWN, "departed_at", "dep_delay"),
                 *_flown(),
@@ -100,6 +103,7 @@ FLIGHTS = Expectations(
         ),
         Suite(
             source="arrivals",
+            fixed=SAME_FLIGHT,
             rules=(
                 _columns(*FLOWN, "arrived_at", "arr_delay"),
                 *_flown(),
@@ -126,6 +130,7 @@ FLIGHTS = Expectations(
         ),
         Suite(
             source="planes",
+            fixed=("built",),
             rules=(
                 _unique("tailnum"),
                 _between("built", 1930, 2014),

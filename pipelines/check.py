@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from expectations import Rule, Suite
+
+COLUMNS = ("column", "column_A", "column_B")
+"""The arguments by which Great Expectations names columns one by one."""
+MOST, ENOUGH = 0.5, 10
+"""More bad rows than this share of a batch of at least ten, and the feed is broken, not the rows."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,10 @@ class Broken:
     """How many rows break it; 0 for a rule about the batch."""
     is_error: bool = False
     """The check itself failed (a missing column, an exception in the rule); says nothing about values."""
+    why: str = ""
+    """For the person who reads a quarantined row; empty: the sentence."""
+    index: tuple[int, ...] = ()
+    """Which rows break it, counted from 0; those of a warning are quarantined."""
 
 
 @dataclass(frozen=True)
@@ -41,30 +51,50 @@ class Checked:
         return tuple(b for b in self.broken if b.severity == "critical" or b.is_error)
 
 
-def check(rows: pd.DataFrame, suite: Suite, parameters: Mapping[str, Any]) -> Checked:
+def check(
+    rows: pd.DataFrame, suite: Suite, parameters: Mapping[str, Any], *, learned: Sequence[Broken] = (), clock: str = ""
+) -> Checked:
     """Check a batch against its suite.
 
     Args:
         rows: the batch, any index.
         suite: the declared rules.
         parameters: values for `{"$PARAMETER": name}` in the rules' arguments.
+        learned: rules of the source's own past that the batch breaks: see `pipelines.learned`.
+        clock: the column that says when a row happened, for the first bad hour in sentences.
     """
     rows = rows.reset_index(drop=True)
-    broken: list[Broken] = []
-    refused: dict[int, Rule] = {}
-    for rule, result in zip(suite.rules, _validate(rows, suite, dict(parameters)), strict=True):
-        if result["success"]:
-            continue
-        found = _broken(rule, result, len(rows))
-        broken.append(found)
-        if rule.severity == "warning" and not found.is_error:
-            for index in result["result"].get("unexpected_index_list") or ():
-                refused.setdefault(index, rule)
+    results = zip(suite.rules, _validate(rows, suite, dict(parameters)), strict=True)
+    broken = [_broken(rule, result, rows, clock) for rule, result in results if not result["success"]]
+    broken += learned
+    refused: dict[int, Broken] = {}
+    for found in broken:
+        if found.severity == "warning":
+            for index in found.index:
+                refused.setdefault(index, found)
+    if len(rows) >= ENOUGH and len(refused) > MOST * len(rows):
+        broken.append(_most(refused, len(rows)))
     bad = rows.loc[sorted(refused)]
     bad = bad.assign(
-        _rule=[refused[index].expect for index in bad.index], _why=[refused[index].why for index in bad.index]
+        _rule=[refused[index].rule for index in bad.index],
+        _why=[refused[index].why or refused[index].sentence for index in bad.index],
     )
     return Checked(kept=rows.drop(index=bad.index), quarantined=bad, broken=tuple(broken))
+
+
+def first_hour(rows: pd.DataFrame, clock: str, index: Sequence[int]) -> str:
+    """` since <hour>` of the earliest of the rows numbered so; empty where no time is known."""
+    times = pd.to_datetime(rows[clock].iloc[list(index)], utc=True, errors="coerce") if clock in rows else None
+    return "" if times is None or times.isna().all() else f" since {times.min():%Y-%m-%d %H:00}"
+
+
+def _most(refused: Mapping[int, Broken], rows: int) -> Broken:
+    """When most rows are bad, the feed is: what is left of it is not to be trusted either."""
+    (rule, count), *_ = Counter(found.rule for found in refused.values()).most_common(1)
+    text = (
+        f"the batch: {len(refused)} of {rows} rows would be quarantined, {count} of them by {rule}; the feed is broken"
+    )
+    return Broken("most rows are good", "critical", text, len(refused))
 
 
 def _validate(rows: pd.DataFrame, suite: Suite, parameters: dict[str, Any]) -> list[dict[str, Any]]:
@@ -95,19 +125,22 @@ def _validate(rows: pd.DataFrame, suite: Suite, parameters: dict[str, Any]) -> l
     return sorted(results, key=lambda result: result["expectation_config"]["meta"]["rule"])
 
 
-def _broken(rule: Rule, result: dict[str, Any], rows: int) -> Broken:
+def _broken(rule: Rule, result: dict[str, Any], rows: pd.DataFrame, clock: str) -> Broken:
     errors = [e for e in _exceptions(result.get("exception_info") or {}) if e]
-    about = " and ".join(f"`{name}`" for name in rule.args.get("column_list", [rule.args.get("column", "the batch")]))
+    named = rule.args.get("column_list") or [rule.args[key] for key in COLUMNS if key in rule.args] or ["the batch"]
+    about = " and ".join(f"`{name}`" for name in named)
     found = result["result"]
     count = int(found.get("unexpected_count") or 0)
+    index = () if errors else tuple(found.get("unexpected_index_list") or ())
     if errors:
         text = f"{about}: the check could not be made ({errors[0]})"
     elif count:
         examples = ", ".join(_short(value) for value in (found.get("partial_unexpected_list") or ())[:3])
-        text = f"{about}: {count} of {rows} rows, such as {examples}; {rule.why}"
+        since = first_hour(rows, clock, index)
+        text = f"{about}: {count} of {len(rows)} rows{since}, such as {examples}; {rule.why}"
     else:
         text = f"{about}: found {_observed(found)}; {rule.why}"
-    return Broken(rule.expect, rule.severity, text, 0 if errors else count, bool(errors))
+    return Broken(rule.expect, rule.severity, text, 0 if errors else count, bool(errors), rule.why, index)
 
 
 def _short(value: Any) -> str:

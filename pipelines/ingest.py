@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 import expectations
 import features
 from features import Domain, HeadwayError, Source
 from pipelines import lake
-from pipelines.check import Checked, check
+from pipelines.check import Broken, Checked, check
 from pipelines.files import read_json, write_json
 from pipelines.home import Home
+from pipelines.learned import unusual
+from pipelines.usual import UNKNOWN, past
 
 HISTORY = timedelta(days=3650)
 """How far back the first ingest of a source reads."""
-COMPARED_DAYS = 28
-"""A window's volume is compared with the same hours of this many days before."""
+STRAY = 0.05
+"""More rows than this share known outside of the window, and the clock of all of them is in doubt."""
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -86,17 +89,14 @@ def _deliver(at: Home, domain: Domain, source: Source, as_of: datetime) -> Deliv
 def _take(at: Home, domain: Domain, source: Source, since: datetime, until: datetime) -> Delivery:
     folder = at.room("lake", domain.name, source.name)
     rows, complaint = _read(source, since, until)
-    complaint = complaint or _clash(folder, source, rows)
-    suite = expectations.load(domain.name).suite(source.name)
     stops, notes, new = [complaint] if complaint else [], [], 0
     checked = Checked(rows, rows.iloc[:0], ())
-    if not complaint and (len(rows) or any("row_count" in rule.expect for rule in suite.rules)):
-        checked = check(rows, suite, _volume(folder, source, since, until))
+    if not complaint:
+        checked = examine(at, domain, source, rows, since, until)
         stops = [broken.sentence for broken in checked.stops]
         notes = [broken.sentence for broken in checked.broken if broken not in checked.stops]
     if not stops and len(checked.kept):
-        table = lake.microseconds(pa.Table.from_pandas(checked.kept, preserve_index=False))
-        new = lake.write(folder, table, key=source.key, by=source.known_at)
+        new = lake.write(folder, typed(folder, checked.kept), key=source.key, by=source.known_at)
     _quarantine(at.room("quarantine", domain.name, source.name), until, rows if stops else checked.quarantined)
     return Delivery(
         domain=domain.name, source=source.name, since=since.isoformat(), until=until.isoformat(), read=len(rows),
@@ -105,47 +105,92 @@ def _take(at: Home, domain: Domain, source: Source, since: datetime, until: date
     )  # fmt: skip
 
 
+def examine(at: Home, domain: Domain, source: Source, rows: pd.DataFrame, since: datetime, until: datetime) -> Checked:
+    """What today's suite, and the source's own past, say of the rows of the window (since, until].
+
+    A row that came twice with the same content counts once. What can make no sense of the rest comes first: columns
+    that went or changed their type, instants without a zone, rows of another window.
+    """
+    folder = at.room("lake", domain.name, source.name)
+    suite = expectations.load(domain.name).suite(source.name)
+    nothing = Checked(rows, rows.iloc[:0], ())
+    if complaint := _shape(folder, source, rows, since, until):
+        stop = Broken("delivery", "critical", complaint, len(rows))
+        return replace(nothing, broken=(stop,))
+    came, rows = len(rows), rows.drop_duplicates(ignore_index=True)
+    if rows.empty and not any("row_count" in rule.expect for rule in suite.rules):
+        return nothing
+    before = past(folder, source, since, until)
+    found = [*_strays(source, rows, since, until), *unusual(rows, before, suite, since, until)]
+    if came > len(rows):
+        text = f"the batch: {came - len(rows)} rows came twice with the same content, and count once"
+        found.append(Broken("one row each", "info", text, came - len(rows)))
+    return check(rows, suite, before.volume if before else UNKNOWN, learned=found, clock=source.event_time)
+
+
+def typed(folder: Path, rows: pd.DataFrame) -> pa.Table:
+    """Rows as a table: instants in microseconds, and whole numbers that came as floats as they are in the lake."""
+    table = lake.microseconds(pa.Table.from_pandas(rows, preserve_index=False))
+    known = lake.schema(folder)
+    for place, field in enumerate(table.schema):
+        if field.name in known.names and pa.types.is_integer(kind := known.field(field.name).type):
+            with contextlib.suppress(pa.ArrowInvalid):  # not all whole: it stays as it came
+                table = table.set_column(place, field.name, table.column(place).cast(kind))
+    return table
+
+
 def _read(source: Source, since: datetime, until: datetime) -> tuple[pd.DataFrame, str | None]:
-    """The rows, and what is wrong with the delivery as a whole, if anything."""
+    """The rows, and what kept the source from being read, if anything."""
     try:
-        rows = pd.DataFrame(source.read(since, until)).reset_index(drop=True)
+        return pd.DataFrame(source.read(since, until)).reset_index(drop=True), None
     except Exception as error:  # a reader is the user's code: whatever it raises is a fault of the feed
         return pd.DataFrame(), f"{source.name} could not be read: {type(error).__name__}: {error}"
+
+
+def _shape(folder: Path, source: Source, rows: pd.DataFrame, since: datetime, until: datetime) -> str | None:
+    """What is wrong with the delivery as a whole, if anything: then no rule about its values makes sense."""
+    kept = lake.schema(folder)
     needed = dict.fromkeys((*source.key, source.event_time, source.known_at))
-    if missing := [name for name in needed if name not in rows]:
-        return rows, f"{source.name} came without {', '.join(missing)}; it has: {', '.join(map(str, rows.columns))}"
-    known_at = rows[source.known_at]
-    if len(rows) and not isinstance(known_at.dtype, pd.DatetimeTZDtype):
-        return rows, f"{source.name}: {source.known_at} is {known_at.dtype}, not instants in UTC"
-    outside = ~((known_at > pd.Timestamp(since)) & (known_at <= pd.Timestamp(until))) if len(rows) else known_at
-    if len(rows) and outside.any():
-        return rows, f"{source.name}: {int(outside.sum())} rows became known outside of {since} to {until}"
-    return rows, None
-
-
-def _clash(folder: Path, source: Source, rows: pd.DataFrame) -> str | None:
-    """What keeps the rows from lying beside those that are there: a column of two types, or of another one."""
-    try:
-        schema = lake.microseconds(pa.Table.from_pandas(rows, preserve_index=False)).schema
-        kept = [pq.read_schema(path) for path in lake.days(folder)[-1:]]
-        pa.unify_schemas([*kept, schema], promote_options="permissive")
-    except pa.ArrowException as error:
-        return f"{source.name} has a column whose type changed: {error}"
+    if missing := [name for name in dict.fromkeys([*needed, *kept.names]) if name not in rows]:
+        return f"{source.name} came without {', '.join(missing)}; it has: {', '.join(map(str, rows.columns))}"
+    if rows.empty:
+        return None
+    for name in (source.known_at, source.event_time):
+        if not isinstance(rows[name].dtype, pd.DatetimeTZDtype):
+            return f"{source.name}: {name} is {rows[name].dtype}, not instants in UTC"
+    if clash := _clash(kept, source, rows):
+        return clash
+    outside = _outside(source, rows, since, until)
+    if outside.mean() > STRAY:
+        return f"{source.name}: {int(outside.sum())} rows became known outside of {since} to {until}; a shifted clock"
     return None
 
 
-def _volume(folder: Path, source: Source, since: datetime, until: datetime) -> dict[str, int | None]:
-    """`rows_low` and `rows_high` for a window: half the least and twice the most of the same hours on days before."""
-    step = timedelta(days=max(1, -(-(until - since) // timedelta(days=1))))
-    if not lake.days(folder):
-        return {"rows_low": 1, "rows_high": None}
-    table = lake.read(folder, since - COMPARED_DAYS * step, since, [source.known_at])
-    known = table.column(source.known_at).to_pandas() if table else pd.Series(dtype="datetime64[us, UTC]")
-    shifts = [k * step for k in range(1, COMPARED_DAYS + 1) if since - k * step >= known.min()]
-    counts = [int(((known > since - shift) & (known <= until - shift)).sum()) for shift in shifts]
-    if len(counts) < 7:
-        return {"rows_low": 1, "rows_high": None}
-    return {"rows_low": min(counts) // 2, "rows_high": 2 * max(counts)}
+def _outside(source: Source, rows: pd.DataFrame, since: datetime, until: datetime) -> pd.Series:
+    known_at = rows[source.known_at]
+    return ~((known_at > pd.Timestamp(since)) & (known_at <= pd.Timestamp(until)))
+
+
+def _strays(source: Source, rows: pd.DataFrame, since: datetime, until: datetime) -> list[Broken]:
+    """The few rows of another window, from the future or the past; many would have stopped the batch."""
+    if rows.empty or not (outside := _outside(source, rows, since, until)).any():
+        return []
+    text = f"`{source.known_at}`: {int(outside.sum())} of {len(rows)} rows became known outside of {since} to {until}"
+    return [Broken("window", "warning", text, int(outside.sum()), index=tuple(outside[outside].index))]
+
+
+def _clash(kept: pa.Schema, source: Source, rows: pd.DataFrame) -> str | None:
+    """What keeps the rows from lying beside those that are there: a column of two types, or of another one."""
+    for name in rows:
+        if pd.api.types.is_datetime64_dtype(rows[name].dtype):
+            return f"{source.name}: {name} has instants without a time zone; the reader must give them in UTC"
+        try:
+            came = lake.microseconds(pa.Table.from_pandas(rows[[name]], preserve_index=False)).schema
+            before = pa.schema([kept.field(name)] if name in kept.names else [])
+            pa.unify_schemas([before, came], promote_options="permissive")
+        except pa.ArrowException as error:
+            return f"{source.name} has a column whose type changed: `{name}`: {error}"
+    return None
 
 
 def _quarantine(folder: Path, until: datetime, rows: pd.DataFrame) -> None:

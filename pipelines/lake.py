@@ -18,23 +18,32 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features import HeadwayError
-from pipelines.files import replacing
+from pipelines.files import read_json, replacing, write_json
 
 INSTANT = pa.timestamp("us", tz="UTC")
+RELEASED = "_released_at"
+"""Column of rows that lay in quarantine: from when they were there to be known. Readers with an earlier horizon do not
+see them, though the source knew them before. Null for all others; no reader is given it."""
 
 
-def write(folder: Path, rows: pa.Table, *, key: Sequence[str], by: str) -> int:
+def write(folder: Path, rows: pa.Table, *, key: Sequence[str], by: str, released: datetime | None = None) -> int:
     """Merge `rows` into the day files of `folder`.
 
     Args:
         rows: the columns of `key` and the UTC timestamp column `by` among them.
         key: columns that, with `by`, name a row; a row that is there already is replaced.
         by: the column whose UTC day says which file a row belongs to.
+        released: the instant from which rows that lay in quarantine are there to be known.
 
     Returns:
         How many rows are new.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if released:
+        write_json(
+            folder / "releases.json", sorted({*(at.isoformat() for at in releases(folder)), released.isoformat()})
+        )
+        rows = rows.append_column(RELEASED, pa.array([released] * len(rows), INSTANT))
     days = pc.cast(rows.column(by), pa.date32())
     added = 0
     for day in sorted(set(days.to_pylist())):
@@ -45,6 +54,12 @@ def write(folder: Path, rows: pa.Table, *, key: Sequence[str], by: str) -> int:
         added += len(merged) - (len(before) if before is not None else 0)
         replace(path, merged)
     return added
+
+
+def releases(folder: Path) -> list[datetime]:
+    """The instants at which rows of `folder` were released from quarantine, oldest first."""
+    path = folder / "releases.json"
+    return [datetime.fromisoformat(at) for at in read_json(path, list[str])] if path.exists() else []
 
 
 def _merge(before: pa.Table | None, part: pa.Table, key: list[str]) -> pa.Table:
@@ -72,17 +87,36 @@ def days(folder: Path, since: datetime | None = None, until: datetime | None = N
 
 
 def read(
-    folder: Path, since: datetime | None = None, until: datetime | None = None, columns: Sequence[str] | None = None
-) -> pa.Table | None:
-    """The day files that can hold rows of (since, until], as one table; None when there are none."""
-    tables = [pq.read_table(path, columns=columns) for path in days(folder, since, until)]
+    folder: Path, since: datetime | None = None, until: datetime | None = None, columns: Sequence[str] | None = None,
+    *, as_of: datetime | None = None,
+) -> pa.Table | None:  # fmt: skip
+    """The day files that can hold rows of (since, until], as one table; None when there are none.
+
+    `as_of`: leave out rows that were released from quarantine after it.
+    """
+    tables = [_released_by(pq.read_table(path), as_of, columns) for path in days(folder, since, until)]
     return pa.concat_tables(tables, promote_options="permissive") if tables else None
+
+
+def _released_by(table: pa.Table, as_of: datetime | None, columns: Sequence[str] | None) -> pa.Table:
+    if RELEASED in table.column_names:
+        if as_of:
+            late = pc.greater(table.column(RELEASED), pa.scalar(as_of, INSTANT))
+            table = table.filter(pc.invert(pc.fill_null(late, False)))
+        table = table.drop_columns([RELEASED])
+    return table.select(columns) if columns else table
+
+
+def schema(folder: Path) -> pa.Schema:
+    """The columns of the latest day; none while there is no day."""
+    known = pq.read_schema(latest[-1]) if (latest := days(folder)) else pa.schema([])
+    return pa.schema([field for field in known if field.name != RELEASED])
 
 
 def relation(
     connection: duckdb.DuckDBPyConnection, name: str, folder: Path, *, by: str, since: datetime, until: datetime
 ) -> None:
-    """Make the rows of `folder` known in (since, until] a relation called `name`.
+    """Make the rows of `folder` known in (since, until] a relation called `name`, without those released after `until`.
 
     Raises HeadwayError when the folder has no rows at all, so not even columns.
     """
@@ -90,9 +124,13 @@ def relation(
     if not files:
         raise HeadwayError(f"{name}: nothing ingested yet below {folder}. Run `headway ingest` for its domain first.")
     listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
+    kept, there = "*", ""
+    if releases(folder) and any(RELEASED in pq.read_schema(path).names for path in files):
+        kept = f"* EXCLUDE ({RELEASED})"
+        there = f" AND ({RELEASED} IS NULL OR {RELEASED} <= TIMESTAMPTZ '{until.isoformat()}')"
     connection.execute(
-        f'CREATE VIEW "{name}" AS SELECT * FROM read_parquet([{listed}], union_by_name = true) '
-        f"WHERE \"{by}\" > TIMESTAMPTZ '{since.isoformat()}' AND \"{by}\" <= TIMESTAMPTZ '{until.isoformat()}'"
+        f'CREATE VIEW "{name}" AS SELECT {kept} FROM read_parquet([{listed}], union_by_name = true) '
+        f"WHERE \"{by}\" > TIMESTAMPTZ '{since.isoformat()}' AND \"{by}\" <= TIMESTAMPTZ '{until.isoformat()}'{there}"
     )
 
 
