@@ -9,6 +9,7 @@ of answers. Then where one row's time goes, filling in those defaults included.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -94,6 +95,7 @@ def compare(name: str, estimator: Pipeline, task: str, chosen: Choice, frame: pd
 
 def main() -> None:
     """Fit, compile, compare."""
+    argparse.ArgumentParser(prog="python -m benchmarks.scorer", description=__doc__.split("\n")[0]).parse_args()
     random = np.random.default_rng(3)
     columns = {
         f.name: random.normal(size=3000) if f.dtype == "float" else random.choice([*"abcdefgh", None], 3000)
