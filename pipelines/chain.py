@@ -17,10 +17,11 @@ from features import NAME, HeadwayError
 
 Kind = Literal[
     "version", "verdict", "promotion", "rollback", "approval", "refusal", "night",
-    "canary", "shadow", "ended", "comparison",
+    "canary", "shadow", "ended", "comparison", "release",
 ]  # fmt: skip
 """version: a challenger was packaged, with metrics and gates; refusal: gates failed, or files are bad; canary and
-shadow: a version went on trial; ended: a trial was; comparison: how a version does beside the champion."""
+shadow: a version went on trial; ended: a trial was; comparison: how a version does beside the champion; release: rows
+came back from quarantine (of a domain, which then stands in the model's place)."""
 
 Row = Mapping[str, Any]
 

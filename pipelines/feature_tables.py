@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 
 import pyarrow as pa
@@ -52,6 +54,32 @@ def backfill(at: Home, domain_name: str, since: datetime, until: datetime) -> di
     return {table.name: _write(at, domain, table, ticks(table, since, until)) for table in domain.tables}
 
 
+def renew(at: Home, domain_name: str, source: str, since: datetime, as_of: datetime) -> dict[str, int]:
+    """Compute the tables that read a source once more, as of now, for all that rows known after `since` touch.
+
+    For rows that were released from quarantine. What was visible before stays as it was. Entities that would be stale
+    by now are not made fresh; the next regular tick goes on from the last one.
+
+    Returns:
+        {table: rows written}, of the tables that were computed before.
+    """
+    domain, as_of = features.load(domain_name), as_of.replace(microsecond=0)
+    written = {}
+    for table in domain.tables:
+        if source in table.sources and _computed_until(at, domain, table):
+            rows = snapshots(at, domain, table, [(as_of, max(since, as_of - table.ttl))])
+            lake.write(at.room("snapshots", domain.name, table.name), rows, key=table.keys, by=VISIBLE)
+            written[table.name] = len(rows)
+    return written
+
+
+def computed_until(at: Home, domain_name: str, source: str) -> datetime | None:
+    """The latest instant for which a table that reads the source was computed; None when none was."""
+    domain = features.load(domain_name)
+    found = [_computed_until(at, domain, table) for table in domain.tables if source in table.sources]
+    return max((instant for instant in found if instant), default=None)
+
+
 def ticks(table: FeatureTable, since: datetime, until: datetime) -> list[Tick]:
     """The ticks of the table's cadence in (since, until], aligned to midnight UTC."""
     at = _floor(since, table.cadence) + table.cadence
@@ -65,8 +93,17 @@ def ticks(table: FeatureTable, since: datetime, until: datetime) -> list[Tick]:
 def snapshots(at: Home, domain: Domain, table: FeatureTable, moments: list[Tick]) -> pa.Table:
     """What the table's query gives at these ticks: keys, features, `visible_at` and `created_at`.
 
+    Rows that were released from quarantine count from their release on: ticks before it are computed without them.
+
     Raises HeadwayError when a source was never ingested, or the query returns no such column.
     """
+    folders = [at.room("lake", domain.name, name) for name in table.sources]
+    released = sorted(instant for folder in folders for instant in lake.releases(folder))
+    parts = groupby(moments, key=lambda moment: bisect_right(released, moment[0]))
+    return pa.concat_tables([_snapshots(at, domain, table, list(part)) for _, part in parts])
+
+
+def _snapshots(at: Home, domain: Domain, table: FeatureTable, moments: list[Tick]) -> pa.Table:
     with lake.connect() as connection:
         for name in table.sources:
             source = domain.source(name)

@@ -19,6 +19,7 @@ from pipelines.check import Broken, Checked, check
 from pipelines.files import read_json, write_json
 from pipelines.home import Home
 from pipelines.learned import unusual
+from pipelines.ledger import Ledger
 from pipelines.usual import UNKNOWN, past
 
 HISTORY = timedelta(days=3650)
@@ -63,16 +64,38 @@ def ingest(at: Home, domain_name: str, as_of: datetime) -> list[Delivery]:
 
 
 def deliveries(at: Home, domain_name: str, since: datetime, until: datetime) -> list[Delivery]:
-    """What the ingests of (since, until] found, oldest first."""
+    """What the ingests of (since, until] found, oldest first.
+
+    A batch that was stopped and put into the lake from quarantine by `until` is no longer stopped.
+    """
     folders = sorted(path for path in at.room("nights", domain_name).iterdir() if path.is_dir())
     inside = [path for path in folders if stamp(since) < path.name <= stamp(until)]
-    return [read_json(path, Delivery) for folder in inside for path in sorted(folder.glob("*.json"))]
+    found = [read_json(path, Delivery) for folder in inside for path in sorted(folder.glob("*.json"))]
+    if not any(delivery.stops for delivery in found):
+        return found
+    told = {
+        (entry.body["source"], entry.body["stamp"]): str(entry.body["sentence"])
+        for entry in Ledger(at.ledger_url).entries(domain_name, "release", until)
+    }
+    return [_mended(delivery, told) for delivery in found]
+
+
+def _mended(delivery: Delivery, told: dict[tuple[str, str], str]) -> Delivery:
+    sentence = told.get((delivery.source, stamp(datetime.fromisoformat(delivery.until))))
+    if not delivery.stops or sentence is None:
+        return delivery
+    return msgspec.structs.replace(delivery, stops=[], notes=[*delivery.notes, *delivery.stops, sentence])
+
+
+def progress(at: Home, domain: str, source: str) -> datetime | None:
+    """Up to when a source is ingested; None when it never was."""
+    path = at.room("lake", domain, source) / "ingested_until.json"
+    return datetime.fromisoformat(read_json(path, str)) if path.exists() else None
 
 
 def _deliver(at: Home, domain: Domain, source: Source, as_of: datetime) -> Delivery:
-    progress = at.room("lake", domain.name, source.name) / "ingested_until.json"
     report = at.room("nights", domain.name, stamp(as_of)) / f"{source.name}.json"
-    since = datetime.fromisoformat(read_json(progress, str)) if progress.exists() else as_of - HISTORY
+    since = progress(at, domain.name, source.name) or as_of - HISTORY
     if since >= as_of and report.exists():
         return read_json(report, Delivery)
     if since >= as_of:
@@ -82,7 +105,7 @@ def _deliver(at: Home, domain: Domain, source: Source, as_of: datetime) -> Deliv
     delivery = _take(at, domain, source, since, as_of)
     write_json(report, delivery)
     if not delivery.stops:
-        write_json(progress, as_of.isoformat())
+        write_json(at.room("lake", domain.name, source.name) / "ingested_until.json", as_of.isoformat())
     return delivery
 
 
@@ -97,7 +120,8 @@ def _take(at: Home, domain: Domain, source: Source, since: datetime, until: date
         notes = [broken.sentence for broken in checked.broken if broken not in checked.stops]
     if not stops and len(checked.kept):
         new = lake.write(folder, typed(folder, checked.kept), key=source.key, by=source.known_at)
-    _quarantine(at.room("quarantine", domain.name, source.name), until, rows if stops else checked.quarantined)
+    aside = at.room("quarantine", domain.name, source.name) / f"{stamp(until)}.parquet"
+    quarantine(aside, rows if stops else checked.quarantined)
     return Delivery(
         domain=domain.name, source=source.name, since=since.isoformat(), until=until.isoformat(), read=len(rows),
         kept=0 if stops else len(checked.kept), new=new, quarantined=len(rows) if stops else len(checked.quarantined),
@@ -105,7 +129,10 @@ def _take(at: Home, domain: Domain, source: Source, since: datetime, until: date
     )  # fmt: skip
 
 
-def examine(at: Home, domain: Domain, source: Source, rows: pd.DataFrame, since: datetime, until: datetime) -> Checked:
+def examine(
+    at: Home, domain: Domain, source: Source, rows: pd.DataFrame, since: datetime, until: datetime,
+    *, learned: bool = True,
+) -> Checked:  # fmt: skip
     """What today's suite, and the source's own past, say of the rows of the window (since, until].
 
     A row that came twice with the same content counts once. What can make no sense of the rest comes first: columns
@@ -121,7 +148,8 @@ def examine(at: Home, domain: Domain, source: Source, rows: pd.DataFrame, since:
     if rows.empty and not any("row_count" in rule.expect for rule in suite.rules):
         return nothing
     before = past(folder, source, since, until)
-    found = [*_strays(source, rows, since, until), *unusual(rows, before, suite, since, until)]
+    found = _strays(source, rows, since, until)
+    found += unusual(rows, before, suite, since, until) if learned else []
     if came > len(rows):
         text = f"the batch: {came - len(rows)} rows came twice with the same content, and count once"
         found.append(Broken("one row each", "info", text, came - len(rows)))
@@ -193,14 +221,14 @@ def _clash(kept: pa.Schema, source: Source, rows: pd.DataFrame) -> str | None:
     return None
 
 
-def _quarantine(folder: Path, until: datetime, rows: pd.DataFrame) -> None:
-    path = folder / f"{stamp(until)}.parquet"
-    if len(rows):
-        try:
-            table = pa.Table.from_pandas(rows, preserve_index=False)
-        except pa.ArrowException:  # a column of several types is set aside as text
-            texts = dict.fromkeys(rows.select_dtypes(object), "string")
-            table = pa.Table.from_pandas(rows.astype(texts), preserve_index=False)
-        lake.replace(path, table)
-    else:
+def quarantine(path: Path, rows: pd.DataFrame) -> None:
+    """Set rows aside in `path`, in place of what was there; no rows, no file."""
+    if rows.empty:
         path.unlink(missing_ok=True)
+        return
+    try:
+        table = pa.Table.from_pandas(rows, preserve_index=False)
+    except pa.ArrowException:  # a column of several types is set aside as text
+        texts = dict.fromkeys(rows.select_dtypes(object), "string")
+        table = pa.Table.from_pandas(rows.astype(texts), preserve_index=False)
+    lake.replace(path, table)

@@ -8,6 +8,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pandas as pd
+from sklearn.metrics import r2_score, roc_auc_score
+from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from models import Model
 from monitoring.profile import iso_days
@@ -16,6 +20,8 @@ from pipelines.scorer import FastScorer
 from pipelines.scoring import Interval, interval, predict, score
 
 TIMED = 30
+TOO_GOOD, LEAVES = 0.95, 16
+"""What one feature alone may explain of the label (AUC, or R2), by a tree of so many leaves."""
 DIGITS = 6
 
 
@@ -52,6 +58,7 @@ def judge(
         gates.append(_champion(model, holdout, ours, champion))
     gates += [_slice(model, part.name, part, holdout, ours) for part in model.slices]
     gates.append(_calibration(model, _labels(holdout), ours))
+    gates.append(_leak(model, holdout, champion))
     gates.append(_determinism(ours, predict(model, twin, holdout.inputs)))
     gates.append(_latency(model, estimator, holdout, fast))
     return gates
@@ -121,6 +128,44 @@ def expected_calibration_error(label: np.ndarray, probability: np.ndarray, bins:
     parts = np.array_split(np.argsort(probability, kind="stable"), bins)
     gaps = [len(rows) * abs(label[rows].mean() - probability[rows].mean()) for rows in parts if len(rows)]
     return float(sum(gaps) / len(label))
+
+
+def _leak(model: Model, holdout: Frame, champion: np.ndarray | None) -> Gate:
+    """Whether one feature alone nearly tells the label: it was written after the fact, or is the label itself.
+
+    A small tree on that feature alone answers one half of the holdout from the other: so a relation of any shape, a
+    category and a missing value count, and so does a feature that became too good only lately. What the champion
+    reaches on the same rows is no leak: then the problem is that easy.
+    """
+    name, label = "no feature alone explains the label", _labels(holdout)
+    found = {feature: _alone(model, values, label) for feature, values in holdout.inputs.items()}
+    best, value = max(found.items(), key=lambda each: each[1])
+    known = champion is not None and np.isfinite(champion)
+    trusted = _explained(model, label[known], champion[known]) if champion is not None and np.sum(known) > 1 else 0.0
+    limit = max(TOO_GOOD, trusted)
+    text = f"`{best}` alone explains {value:.3f} of it ({'AUC' if model.task == 'binary' else 'R2'})"
+    return _gate(name, value <= limit, round(limit, DIGITS), Interval(value, value, value), text)
+
+
+def _alone(model: Model, values: pd.Series, label: np.ndarray) -> float:
+    """How well a tree of `LEAVES` leaves on one feature explains the label of rows that it was not fitted on."""
+    numbers = pd.factorize(values)[0] if values.dtype == object else values.to_numpy(dtype="float64")
+    column = np.asarray(numbers, dtype="float64").reshape(-1, 1)
+    size: dict[str, int] = {"max_leaf_nodes": LEAVES, "min_samples_leaf": 5, "random_state": 0}
+    if model.task == "regression":
+        halves = KFold(2, shuffle=True, random_state=0)
+        return _explained(model, label, cross_val_predict(DecisionTreeRegressor(**size), column, label, cv=halves))
+    if np.unique(label, return_counts=True)[1].min() < 2:  # one in each half, or nothing is learned
+        return 0.0
+    parts = StratifiedKFold(2, shuffle=True, random_state=0)
+    tree = DecisionTreeClassifier(**size)
+    return _explained(model, label, cross_val_predict(tree, column, label, cv=parts, method="predict_proba")[:, -1])
+
+
+def _explained(model: Model, label: np.ndarray, answers: np.ndarray) -> float:
+    if len(np.unique(label)) < 2:
+        return 0.0
+    return float(roc_auc_score(label, answers) if model.task == "binary" else max(0.0, r2_score(label, answers)))
 
 
 def _determinism(ours: np.ndarray, twin: np.ndarray) -> Gate:

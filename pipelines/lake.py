@@ -107,6 +107,12 @@ def _released_by(table: pa.Table, as_of: datetime | None, columns: Sequence[str]
     return table.select(columns) if columns else table
 
 
+def with_releases(folder: Path, since: datetime, until: datetime) -> pa.Table:
+    """The day files that can hold rows of (since, until], with the column `RELEASED`."""
+    tables = [pq.read_table(path) for path in days(folder, since, until)]
+    return pa.concat_tables([pa.table({RELEASED: pa.array([], INSTANT)}), *tables], promote_options="permissive")
+
+
 def schema(folder: Path) -> pa.Schema:
     """The columns of the latest day; none while there is no day."""
     known = pq.read_schema(latest[-1]) if (latest := days(folder)) else pa.schema([])

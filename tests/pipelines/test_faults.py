@@ -21,8 +21,10 @@ import pandas as pd
 import pytest
 
 import features
+import models
 from features import Domain, Source
-from pipelines import lake
+from monitoring import verdict
+from pipelines import lake, night
 from pipelines.home import Home, utc
 from pipelines.ingest import Delivery, ingest
 
@@ -310,6 +312,17 @@ def delivered(at: Home, fault: Fault) -> Delivery:
     return found
 
 
+def vetoed(at: Home, fault: Fault) -> None:
+    """The night after: a standing fault comes before all else, even a model that is far too old."""
+    faults = night._faults(at, models.load(MODEL), START, START + DAY)
+    found = verdict.decide(
+        models.load(MODEL), as_of=START + DAY, champion_version=1, trained_as_of=START - 400 * DAY, faults=faults
+    )
+    assert (found.action, found.cause) == ("veto", "data fault")
+    assert fault.source in found.sentence
+    assert fault.told in "\n".join(each.sentence for each in faults)
+
+
 def test_there_are_at_least_twenty_five() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 25
 
@@ -323,6 +336,7 @@ def test_a_broken_feed_is_caught_by_name_or_harmless(lakes: Home, fault: Fault) 
     if fault.outcome == "stops":
         assert found.kept == 0
         assert kept(at, fault.source).empty
+        vetoed(at, fault)
         return
     assert found.stops == []
     now = kept(at, fault.source)

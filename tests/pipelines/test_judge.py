@@ -88,7 +88,8 @@ class Shifted(LinearRegression):
 def test_a_good_challenger_passes_every_gate() -> None:
     gates = judged(champion=ANSWERS)
     assert list(gates) == [
-        "beats prior", "not worse than the champion", "slice north", "calibration", "determinism", "latency",
+        "beats prior", "not worse than the champion", "slice north", "calibration",
+        "no feature alone explains the label", "determinism", "latency",
     ]  # fmt: skip
     assert failed(gates) == []
     assert failed(judged(VALUE, LINE, twin=fitted(LinearRegression(), VALUES))) == []
@@ -102,6 +103,45 @@ def test_every_gate_writes_its_number_its_limit_and_a_sentence() -> None:
     assert 0 < beats.low < beats.value < beats.high and beats.limit == 0.0
     assert gates["not worse than the champion"].value == 0.0
     assert gates["not worse than the champion"].limit == -0.01
+
+
+def leaking(of: Split, how: Any) -> Split:
+    """The same rows, with what `how` makes of the labels as one more feature."""
+    leak = [Frame(part.rows, part.inputs.assign(leak=how(part.rows["label"]))) for part in (of.train, of.holdout)]
+    return Split(*leak, of.trained_until)
+
+
+@pytest.mark.parametrize(
+    ("model", "how"),
+    [
+        (BINARY, lambda label: label),
+        (BINARY, lambda label: -label + np.random.default_rng(3).normal(0, 0.2, len(label))),
+        (BINARY, lambda label: label.map({0.0: "no", 1.0: "yes"})),
+        (BINARY, lambda label: label.where(label == 1)),
+        (BINARY, lambda label: (label - 0.5) ** 2 + label * np.where(np.arange(len(label)) % 2, 3.0, -3.0)),
+        (VALUE, lambda label: -2 * label + 7),
+        (VALUE, lambda label: label.round()),
+    ],
+    ids=["the label", "the label and noise", "a category", "missing or not", "no order", "another unit", "rounded"],
+)
+def test_a_feature_that_tells_the_label_is_named_and_refused(model: Model, how: Any) -> None:
+    of = leaking(CLASSES if model.task == "binary" else VALUES, how)
+    gates = judged(model, GOOD_OF[model.task](of), of=of)
+    assert "no feature alone explains the label" in failed(gates)
+    assert "`leak` alone" in gates["no feature alone explains the label"].sentence
+
+
+GOOD_OF: dict[str, Any] = {
+    "binary": lambda of: DummyClassifier(strategy="prior").fit(of.train.inputs, of.train.rows["label"]),
+    "regression": lambda of: DummyRegressor().fit(of.train.inputs, of.train.rows["label"]),
+}
+
+
+def test_an_easy_problem_is_no_leak_once_a_champion_is_as_good() -> None:
+    of = leaking(CLASSES, lambda label: label)
+    known = of.holdout.rows["label"].to_numpy()
+    gates = judged(of=of, champion=known, estimator=GOOD_OF["binary"](of))
+    assert gates["no feature alone explains the label"].passed
 
 
 def test_the_same_judgement_twice_is_the_same_record() -> None:
