@@ -103,15 +103,15 @@ class Running:
     def measure(self, clients: int, seconds: float) -> Measured:
         """Put load on it, once it has warmed up."""
         self._load(clients, 0.5)
-        before, busy = self._cpu(), _busy()
+        before, busy, began = self._cpu(), _busy(), time.monotonic()
         summary = self._load(clients, seconds)
-        cpu, busy = self._cpu() - before, _busy() - busy
+        cpu, busy, took = self._cpu() - before, _busy() - busy, time.monotonic() - began
         memory = sum(member.memory_full_info().pss for member in self._family()) / 1e6
         return Measured(
             rate=summary["rate"], p50=summary["p50"], p99=summary["p99"], refused=summary["refused"],
-            failed=summary["failed"], failures=summary["failures"], cpu=cpu / WORKERS / summary["seconds"],
+            failed=summary["failed"], failures=summary["failures"], cpu=cpu / WORKERS / summary["whole"],
             cpu_ms=1000 * cpu / max(1, summary["answered"]), memory=memory / WORKERS, client=summary["client_cpu"],
-            others=max(0.0, (busy - cpu) / summary["seconds"] - summary["client_cpu"]),
+            others=max(0.0, (busy - cpu - summary["client_cpu"] * summary["seconds"]) / took),
         )  # fmt: skip
 
     def _load(self, clients: int, seconds: float) -> dict:
