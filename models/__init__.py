@@ -74,6 +74,8 @@ class Retraining:
     """The safety net: older than this, it is retrained whatever the verdicts say."""
     cooldown: Days
     """After a retraining, drift does not ask for another one for this long."""
+    max_per_month: Annotated[int, Field(ge=1)] | None = None
+    """The budget: at most so many trainings, promoted or not, in any 30 days; past it a verdict waits. None: no limit."""
 
 
 @contract
@@ -86,6 +88,17 @@ class Monitoring:
     """The unit that is judged: rows of one window are not independent, windows nearly are."""
     parity_sample: Annotated[int, Field(ge=1)] = 2000
     """How many predictions of a night are recomputed through the offline path, cell by cell."""
+    confirm: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (1, 1)
+    """(k, n): a window's alarm counts when k of the champion's last n windows, its own among them, raised one.
+    (2, 3) forgives a single odd week, and is a week later when the world has changed for good."""
+    expected_gain: bool = True
+    """Whether the night that closes a window also fits the model as of a week ago, to tell what retraining would gain."""
+
+    @model_validator(mode="after")
+    def _confirmable(self) -> Monitoring:
+        if self.confirm[0] > self.confirm[1]:
+            raise ValueError(f"confirm {self.confirm}: no {self.confirm[0]} of {self.confirm[1]} windows can alarm")
+        return self
 
 
 @contract
