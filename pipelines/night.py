@@ -20,7 +20,7 @@ from monitoring.parity import Parity
 from monitoring.profile import Profile
 from monitoring.relation import Day
 from monitoring.verdict import Fault, Verdict
-from pipelines import feature_tables, outcomes, package, predictions
+from pipelines import feature_tables, outcomes, package, predictions, skew
 from pipelines.files import read_json, write_json
 from pipelines.frame import with_features
 from pipelines.home import Home
@@ -123,11 +123,16 @@ def check_parity(at: Home, model: Model, as_of: datetime) -> Parity | None:
         return None
     rows.index = pd.Index(rows["request_id"] + "/" + rows["instance"].astype(str))
     order = pd.util.hash_pandas_object(pd.Series(rows.index), index=False).to_numpy().argsort(kind="stable")
-    rows = rows.iloc[sorted(order[: model.monitoring.parity_sample])]
+    of, rows = len(rows), rows.iloc[sorted(order[: model.monitoring.parity_sample])]
     served = predictions.served_features(rows).assign(degraded=rows["degraded"])
     recomputed = with_features(at, model, predictions.asked_examples(rows)).inputs.set_index(rows.index)
     served = _where_served(at, model, rows["digest"], served, recomputed)
-    return parity.compare(served, recomputed, features.load(model.domain).features_of(model.feature_service))
+    declared = features.load(model.domain).features_of(model.feature_service)
+    found = parity.compare(served, recomputed, declared, of=of)
+    if not found.differences:
+        return found
+    past = skew.history(at, model, rows, served, recomputed)
+    return parity.compare(served, recomputed, declared, of=of, decided=rows["decision_time"], history=past)
 
 
 def _where_served(
@@ -212,7 +217,7 @@ def _decide(at: Home, model: Model, as_of: datetime, pointer: Pointer, packaged:
         as_of=as_of,
         champion_version=pointer.version,
         trained_as_of=datetime.fromisoformat(packaged.manifest.trained_as_of),
-        last_retraining=max(trained, default=None),
+        trainings=trained,
         faults=_faults(at, model, until - DAY, as_of),
         parity=tonight[-1].parity if tonight else None,
         drift=drifted,

@@ -47,7 +47,7 @@ def verdict(age: int = 30, since_retraining: int | None = None, **evidence: obje
         as_of=NOW,
         champion_version=3,
         trained_as_of=NOW - timedelta(days=age),
-        last_retraining=None if since_retraining is None else NOW - timedelta(days=since_retraining),
+        trainings=() if since_retraining is None else (NOW - timedelta(days=since_retraining),),
         **evidence,
     )
 
