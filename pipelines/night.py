@@ -20,7 +20,7 @@ from monitoring.parity import Parity
 from monitoring.profile import Profile
 from monitoring.relation import Day
 from monitoring.verdict import Fault, Verdict
-from pipelines import feature_tables, outcomes, package, predictions, skew
+from pipelines import feature_tables, outcomes, package, predictions, promotion, skew
 from pipelines.files import read_json, write_json
 from pipelines.frame import with_features
 from pipelines.home import Home
@@ -29,7 +29,7 @@ from pipelines.ledger import Ledger
 from pipelines.package import Packaged
 from pipelines.promotion import Pointer
 from pipelines.retention import expire
-from pipelines.retraining import champion
+from pipelines.retraining import champion, reigning
 from services.answers import Role
 
 DAY = timedelta(days=1)
@@ -51,7 +51,7 @@ class Night(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     digest: str
     profile: Profile
-    """Of what serving saw, in the bins of the version that was champion that night."""
+    """Of what serving saw, in the bins of the version that was champion at the day's end."""
     degraded: int
     """Predictions for which a default stood in for some feature."""
     parity: Parity | None
@@ -152,12 +152,15 @@ def _where_served(
 
 
 def take_profile(at: Home, model: Model, as_of: datetime, found: Parity | None, labels: int) -> Night | None:
-    """Profile what serving saw on the day, and keep it with parity and labels; None while there is no champion."""
-    live = champion(at, model)
-    if live is None:
-        return None
-    pointer, packaged = live
+    """Profile what serving saw on the day, and keep it with parity and labels; None while there is no champion.
+
+    The bins are those of the champion at the day's end, whatever was promoted since: taken again, it is the same.
+    """
     since, until = day_before(as_of)
+    pointer = reigning(promotion.reigns(Ledger(at.ledger_url), model.name, as_of), until)
+    if pointer is None:
+        return None
+    packaged = package.load(at, pointer.tag)
     # A canary is not what the bins and the score's profile are of; the rest of the entities are a fair sample of all.
     rows = predictions.predictions(at, model, since, until, roles=CHAMPION)
     seen = predictions.served_features(rows).assign(**{profile.SCORE: rows["prediction"]})
@@ -187,10 +190,10 @@ def judge(at: Home, model: Model, as_of: datetime) -> Verdict:
     ledger, key = Ledger(at.ledger_url), f"verdict/{model.name}/{as_of.isoformat()}"
     if stored := ledger.find(key):  # it stands, and may have been acted on since
         return msgspec.convert(stored.body, Verdict)
-    live = champion(at, model)
-    if live is None:
+    reign = champion(at, model, as_of)
+    if reign is None:
         raise HeadwayError(f"{model.name} has no champion to judge. Train one: `headway train {model.name}`.")
-    pointer, packaged = live
+    pointer, packaged = reign
     found = _decide(at, model, as_of, pointer, packaged)
     ledger.append("verdict", model.name, as_of=as_of, body=msgspec.to_builtins(found), actor="night", key=key)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -72,14 +73,17 @@ class Outcome(msgspec.Struct, frozen=True):
 def standing_verdict(at: Home, model: Model, as_of: datetime) -> Entry | None:
     """The stored verdict that asks for retraining and was not acted on yet; None when there is none.
 
-    Only the ledger is believed: a forged or repeated event finds nothing to do.
+    Only the ledger is believed: a forged or repeated event finds nothing to do. A verdict stands no more once another
+    version was trained or made champion after it: it speaks of what is gone.
     """
     ledger = Ledger(at.ledger_url)
     verdict = ledger.last(model.name, "verdict", as_of)
     if verdict is None or verdict.body["action"] != "retrain":
         return None
-    acted = [entry for entry in ledger.entries(model.name, "version") if entry.body.get("verdict") == verdict.key]
-    return None if acted else verdict
+    acted = any(entry.body.get("verdict") == verdict.key for entry in ledger.entries(model.name, "version"))
+    later = [entry for entry in ledger.entries(model.name, until=as_of) if entry.as_of > verdict.as_of]
+    overtaken = any(entry.kind in ("version", "promotion", "rollback") for entry in later)
+    return None if acted or overtaken else verdict
 
 
 def retrain(at: Home, model: Model, as_of: datetime, *, actor: str, verdict: Entry | None = None) -> Outcome:
@@ -179,10 +183,25 @@ def settle(
     )
 
 
-def champion(at: Home, model: Model) -> tuple[promotion.Pointer, package.Packaged] | None:
-    """The live version, loaded and checked; None before the first promotion."""
-    pointer = promotion.read_pointer(at.pointers, model.name)
+def champion(
+    at: Home, model: Model, as_of: datetime | None = None
+) -> tuple[promotion.Pointer, package.Packaged] | None:
+    """A champion, loaded and checked: the live one, or by the ledger the one of an instant; None while there is none.
+
+    What was promoted at `as_of` itself follows from what was decided then, so the one before it counts, if there is
+    one: a night that is run again after its own retraining finds the champion that it found.
+    """
+    if as_of is None:
+        pointer = promotion.read_pointer(at.pointers, model.name)
+    else:
+        pointer = reigning(promotion.reigns(Ledger(at.ledger_url), model.name, as_of), as_of)
     return (pointer, package.load(at, pointer.tag)) if pointer else None
+
+
+def reigning(reigns: Sequence[promotion.Pointer], instant: datetime) -> promotion.Pointer | None:
+    """The last of `reigns` (oldest first) that began before an instant; the first of all if none did."""
+    before = [reign for reign in reigns if datetime.fromisoformat(reign.as_of) < instant]
+    return next(iter([*before[-1:], *reigns[:1]]), None)
 
 
 def _champion(at: Home, model: Model, holdout: Frame, as_of: datetime) -> np.ndarray | None:
