@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 import pandas as pd
@@ -20,7 +21,7 @@ from monitoring.parity import Parity
 from monitoring.profile import Profile
 from monitoring.relation import Day
 from monitoring.verdict import Fault, Verdict
-from pipelines import feature_tables, outcomes, package, predictions, promotion, skew
+from pipelines import feature_tables, gain, outcomes, package, predictions, promotion, skew
 from pipelines.files import read_json, write_json
 from pipelines.frame import with_features
 from pipelines.home import Home
@@ -205,28 +206,48 @@ def _decide(at: Home, model: Model, as_of: datetime, pointer: Pointer, packaged:
     window = model.monitoring.window
     days_in = max(0, (until - began) // DAY)
     closes = days_in > 0 and (until - began) % window == timedelta(0)
-    level = budget.alpha(model.monitoring)
-    drifted = related = None
-    if closes:
-        days = _window(at, model, until - window, until, pointer)
-        drifted = drift.judge(packaged.reference, days, window=window, alpha=level)
-        labels = _surprise(at, model, until - window, as_of, packaged.reference)
-        reference = packaged.reference.surprise
-        related = relation.judge(model.task, reference, labels, window=window, alpha=level)
     tonight = nights(at, model, until - DAY, until)
-    trained = [entry.as_of for entry in Ledger(at.ledger_url).entries(model.name, "version", as_of)]
+    trained = Ledger(at.ledger_url).entries(model.name, "version", as_of)
     return verdict.decide(
         model,
         as_of=as_of,
         champion_version=pointer.version,
         trained_as_of=datetime.fromisoformat(packaged.manifest.trained_as_of),
-        trainings=trained,
+        # What was trained at `as_of` itself was trained because of this night.
+        trainings=[entry.as_of for entry in trained if entry.as_of < as_of],
         faults=_faults(at, model, until - DAY, as_of),
         parity=tonight[-1].parity if tonight else None,
-        drift=drifted,
-        relation=related,
         days_in=days_in % (window // DAY),
+        **(_closed(at, model, as_of, pointer, packaged) if closes else {}),
     )
+
+
+def _closed(at: Home, model: Model, as_of: datetime, pointer: Pointer, packaged: Packaged) -> dict[str, Any]:
+    """What a window that closed tonight adds to the evidence, by the names that `verdict.decide` has for it."""
+    _, until = day_before(as_of)
+    window, level, reference = model.monitoring.window, budget.alpha(model.monitoring), packaged.reference
+    days = _window(at, model, until - window, until, pointer)
+    labels = _surprise(at, model, until - window, as_of, reference)
+    tables = features.load(model.domain).tables_of(model.feature_service)
+    return {
+        "drift": drift.judge(reference, days, window=window, alpha=level),
+        "relation": relation.judge(model.task, reference.surprise, labels, window=window, alpha=level),
+        "earlier": _earlier(at, model, pointer, as_of),
+        "gain": gain.expected(at, model, as_of, packaged) if model.monitoring.expected_gain else None,
+        "days": days,
+        "sources": {each.name: " and ".join(table.sources) for table in tables for each in table.features},
+    }
+
+
+def _earlier(at: Home, model: Model, pointer: Pointer, as_of: datetime) -> list[bool]:
+    """Which windows that closed in the champion's reign, before this night, alarmed, oldest first: the ledger knows."""
+    began, tonight = datetime.fromisoformat(pointer.as_of), _midnight(as_of)
+    closed = {
+        _midnight(entry.as_of): verdict.alarmed(msgspec.convert(entry.body, Verdict))
+        for entry in Ledger(at.ledger_url).entries(model.name, "verdict", tonight)
+        if began < entry.as_of < tonight and entry.body["champion_version"] == pointer.version
+    }
+    return [alarm for alarm in closed.values() if alarm is not None]
 
 
 def _window(at: Home, model: Model, since: datetime, until: datetime, pointer: Pointer) -> dict[str, Profile]:
