@@ -57,7 +57,9 @@ def unusual(rows: pd.DataFrame, past: Past | None, suite: Suite, since: datetime
     found = list(_fixed(rows, past, suite.fixed))
     if past.count < ENOUGH or rows.empty:
         return found
-    watched = [name for name in rows if name not in suite.unwatched and name in past.rows]
+    needed = {*past.source.key, past.source.event_time, past.source.known_at}
+    free = set(suite.unwatched) - needed
+    watched = [name for name in rows if name not in free and name in past.rows]
     past = replace(past, rows=past.rows[watched])
     rows = rows[watched]
     for rule in RULES:

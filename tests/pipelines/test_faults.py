@@ -20,6 +20,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import expectations
+import expectations.flights
 import features
 import models
 from features import Domain, Source
@@ -349,3 +351,11 @@ def test_a_broken_feed_is_caught_by_name_or_harmless(lakes: Home, fault: Fault) 
         assert len(now) == found.kept >= len(good) - fault.rows
         untouched = now.merge(good, how="inner")
         assert len(untouched) >= len(good) - max(2, fault.rows), key
+
+
+def test_a_column_that_is_not_watched_may_change_in_any_way(lakes: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault = next(fault for fault in FAULTS if fault.name == "Celsius for Fahrenheit")
+    declared = expectations.load(DOMAIN)
+    free = tuple(replace(suite, unwatched=("temp", "observed_at")) for suite in declared.suites)
+    monkeypatch.setattr(expectations.flights, "FLIGHTS", replace(declared, suites=free))
+    assert delivered(lakes, fault._replace(name="unwatched")).stops == []

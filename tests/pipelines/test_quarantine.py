@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from expectations import Expectations, Suite
 from features import HeadwayError
 from pipelines import feature_tables, lake, night, quarantine
 from pipelines.cli import main
-from pipelines.home import Home
+from pipelines.home import PROJECT, Home
 from pipelines.ingest import deliveries, ingest
 from pipelines.ledger import Ledger
 from pipelines.quarantine import Item
@@ -272,3 +274,20 @@ def test_the_commands(before: Home, home: Home, capsys: pytest.CaptureFixture[st
         assert f"replayed   {DOMAIN} {SOURCE} {STAMP}" in capsys.readouterr().out
         assert main(["quarantine", "show", DOMAIN]) == 2
         assert "which delivery?" in capsys.readouterr().err
+
+
+def test_the_commands_of_the_documentation(before: Home, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines import feature_store
+
+    text = (PROJECT / "docs" / "quarantine.md").read_text()
+    commands = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    assert [line.split()[2] for line in commands] == ["list", "show", "replay"]
+    with broken(before, home, INCHES) as item:
+        feature_store.apply(home)
+        written(home, item).rename(home.root / "mended.csv")
+        monkeypatch.chdir(home.root)
+        for line in commands:
+            # By default a replay is as of now, and waits for the tables' lag.
+            more = ["--as-of", LATER.isoformat()] if "replay" in line else []
+            assert main([*shlex.split(line)[1:], *more]) == 0
+    assert len(rows(home)) == item.delivery.read
