@@ -15,10 +15,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from features import HeadwayError
-from monitoring import pictures
+from monitoring import pictures, quality
 from monitoring.drift import Drift, Input, number
+from monitoring.estimate import Trust
 from monitoring.health import Health
 from monitoring.parity import EXPLAINED, Parity
+from monitoring.quality import Quality
 from monitoring.relation import Relation
 from monitoring.verdict import Verdict
 
@@ -27,23 +29,6 @@ Kind = Literal["calm", "look", "ask"]
 
 SHOWN = 6
 """Inputs that get a picture; the others are in a table."""
-
-
-class Quality(msgspec.Struct, frozen=True):
-    """How good the live version was in one week, in units of the model's metric (larger is better)."""
-
-    week: str
-    """First day, ISO."""
-    metric: str
-    """The scorer's name; `neg_...` is shown with its sign turned, as an error."""
-    value: float
-    low: float
-    high: float
-    baseline: float | None
-    maturity: float
-    """Share of the week's labels that are in, 0 to 1."""
-    labels: int
-    version: int
 
 
 class Champion(msgspec.Struct, frozen=True):
@@ -113,6 +98,8 @@ class Week(msgspec.Struct, frozen=True):
     verdicts: list[Verdict]
     """Of the week's nights, oldest first."""
     quality: list[Quality] = []
+    trust: Trust | None = None
+    """How far the estimates of quality were right."""
     champions: list[Champion] = []
     """Oldest first; the last one is live."""
     nights: list[Night] = []
@@ -199,7 +186,7 @@ def render(week: Week) -> str:
     for link in week.links:
         if re.match(r"^(?:[a-zA-Z][a-zA-Z0-9+.-]*:|//|/|\\)", link.href.strip()):
             raise HeadwayError(f"the link {link.label!r} leads to {link.href!r}; a page links only to files beside it.")
-    scores = [_score(quality) for quality in week.quality]
+    scores = [quality.shown(each) for each in week.quality]
     return (
         _environment()
         .get_template("week.html")
@@ -209,10 +196,13 @@ def render(week: Week) -> str:
             title=f"{week.model}, {day(week.since)} to {day(week.until)}",
             shown=_shown(week.drift),
             rest=_rest(week.drift),
-            metric=_metric(week.quality[-1].metric) if week.quality else "",
+            metric=quality.metric_name(week.quality[-1].metric) if week.quality else "",
             lower_is_better=bool(week.quality) and week.quality[-1].metric.startswith("neg_"),
             spells=_spells(week.nights),
             scores=scores,
+            known=[each for each in scores if each.value is not None],
+            waits=quality.in_words(week.quality),
+            parts=quality.latest_parts(week.quality),
             charts=[("wide", pictures.chart(scores, 720)), ("narrow", pictures.chart(scores, 340, 220))],
         )
     )
@@ -301,15 +291,3 @@ def _spells(nights: Sequence[Night]) -> list[tuple[Night, Night]]:
     """First and last night of each run of nights that say the same."""
     runs = [list(run) for _, run in groupby(nights, key=lambda night: (night.status, night.sentence))]
     return [(run[0], run[-1]) for run in runs]
-
-
-def _metric(name: str) -> str:
-    return {"roc_auc": "AUC"}.get(name, name.removeprefix("neg_").replace("_", " "))
-
-
-def _score(quality: Quality) -> pictures.Score:
-    turn = quality.metric.startswith("neg_")
-    low, high = (-quality.high, -quality.low) if turn else (quality.low, quality.high)
-    baseline = -quality.baseline if turn and quality.baseline is not None else quality.baseline
-    value = -quality.value if turn else quality.value
-    return pictures.Score(quality.week, value, low, high, baseline, quality.maturity, quality.version)

@@ -53,6 +53,8 @@ class Chart:
     dates: list[tuple[float, str]]
     versions: list[tuple[float, str]]
     """Where another version took over."""
+    estimates: list[tuple[float, float, str]]
+    """Where, and what, a week was expected to be without its labels."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,13 @@ class Score:
     """What the chart needs of one week, larger or smaller is better."""
 
     week: str
-    value: float
-    low: float
-    high: float
+    value: float | None
+    low: float | None
+    high: float | None
     baseline: float | None
     maturity: float
     version: int
+    estimate: float | None = None
 
 
 def spark(each: Input, width: int = 232, height: int = 60) -> Spark:
@@ -90,7 +93,7 @@ def chart(scores: Sequence[Score], width: int, height: int = 240) -> Chart:
     """The picture of quality by week, oldest first; a narrow one shows the latest weeks that fit."""
     left, right, top, floor = 46, 14, 22, height - 30
     scores = scores[-max(4, (width - left - right) // 22) :]
-    y = _scale([v for s in scores for v in (s.low, s.high, s.baseline) if v is not None], top, floor - 6)
+    y = _scale(_values(scores), top, floor - 6)
     step = (width - left - right) / max(1, len(scores))
     xs = [left + (i + 0.5) * step for i in range(len(scores))]
     every = max(1, math.ceil(52 / step)) if scores else 1
@@ -103,14 +106,18 @@ def chart(scores: Sequence[Score], width: int, height: int = 240) -> Chart:
         points=[
             Point(x, y(s.value), y(s.low), y(s.high), s.maturity >= MATURE, number(s.value))
             for x, s in zip(xs, scores, strict=True)
+            if s.value is not None and s.low is not None and s.high is not None
         ],
-        path=_path([(x, y(s.value)) for x, s in zip(xs, scores, strict=True)]),
+        path=_path([(x, None if s.value is None else y(s.value)) for x, s in zip(xs, scores, strict=True)]),
         baseline=_path([(x, None if s.baseline is None else y(s.baseline)) for x, s in zip(xs, scores, strict=True)]),
         dates=[(x, short(s.week)) for x, s in list(zip(xs, scores, strict=True))[::-every]],
         versions=[
             (x - step / 2, f"version {after.version}")
             for x, before, after in zip(xs[1:], scores, scores[1:], strict=False)
             if after.version != before.version
+        ],
+        estimates=[
+            (x, y(s.estimate), number(s.estimate)) for x, s in zip(xs, scores, strict=True) if s.estimate is not None
         ],
     )
 
@@ -133,9 +140,14 @@ def _scale(values: Sequence[float], top: float, bottom: float) -> Callable[[floa
     return lambda value: round(bottom - (value - low) / (high - low) * (bottom - top), 1)
 
 
+def _values(scores: Sequence[Score]) -> list[float]:
+    """Every number that is drawn."""
+    return [v for s in scores for v in (s.low, s.high, s.baseline, s.estimate) if v is not None]
+
+
 def _ticks(scores: Sequence[Score]) -> list[float]:
     """Three to six round numbers within the range drawn."""
-    values = [v for s in scores for v in (s.low, s.high, s.baseline) if v is not None]
+    values = _values(scores)
     if not values or max(values) == min(values):
         return sorted(set(values))
     rough = (max(values) - min(values)) / 4

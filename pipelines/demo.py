@@ -237,7 +237,7 @@ def _pages(demo: Demo) -> list[str]:
 
 
 def _summary(demo: Demo, stack: Stack, key: str, pages: list[str], seconds: float, *, keep: bool) -> None:
-    from pipelines.weekly import quality
+    from pipelines.quality import quality
 
     console.rule("what happened")
     for told in demo.told:
@@ -247,6 +247,8 @@ def _summary(demo: Demo, stack: Stack, key: str, pages: list[str], seconds: floa
     for model in demo.models:
         console.print(f"\n{model.name} ({model.metric}), by week as served:")
         for week in quality(demo.at, model, until):
+            if week.value is None or week.low is None or week.high is None:
+                continue
             low, high = sorted((abs(week.low), abs(week.high)))
             console.print(
                 f"  week of {week.week}: {abs(week.value):.3f}, interval {low:.3f} to {high:.3f}, "

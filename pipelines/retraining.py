@@ -28,6 +28,8 @@ from pipelines.package import Band, FeatureSpec, Manifest, TableSpec
 from pipelines.scoring import COVERAGE, conformal, predict, score
 
 GOLDEN_ROWS, SAMPLE_ROWS, IMPORTANCE_ROWS, SEED = 20, 5000, 4000, 11
+HOLDOUT = "holdout"
+"""Column of the sample: whether the version was not trained on the row."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +259,8 @@ def _reference(
         trained=np.arange(len(rows)) < len(trained),
         residual_sd=sd,
     )
-    sample = scored.assign(label=rows["label"]).sample(min(SAMPLE_ROWS, len(rows)), random_state=SEED)
+    kept = scored.assign(**{"label": rows["label"], HOLDOUT: np.arange(len(rows)) >= len(trained)})
+    sample = kept.sample(min(SAMPLE_ROWS, len(rows)), random_state=SEED)
     return reference, sample.sort_index()
 
 

@@ -65,9 +65,7 @@ def _histories(
     return found
 
 
-def _snapshots(
-    at: Home, domain: Domain, table: FeatureTable, first: pd.Timestamp, last: pd.Timestamp
-) -> pd.DataFrame:
+def _snapshots(at: Home, domain: Domain, table: FeatureTable, first: pd.Timestamp, last: pd.Timestamp) -> pd.DataFrame:
     """The table's snapshots from two lifetimes before `first` to a day after `last`, by time, and each one's before."""
     names = [feature.name for feature in table.features]
     held = lake.read(at.room("snapshots", domain.name, table.name), first - 2 * table.ttl, last + AHEAD)

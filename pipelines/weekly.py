@@ -8,24 +8,21 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pandas as pd
 
 from models import Model
 from monitoring import page, profile
-from monitoring.page import Approval, Champion, Link, Quality, Quarantined, Serving, Week
+from monitoring.page import Approval, Champion, Link, Quarantined, Serving, Week
 from monitoring.parity import Parity
 from monitoring.verdict import Verdict
 from pipelines import night, predictions, promotion, serving_health
 from pipelines.home import Home
 from pipelines.ingest import deliveries
 from pipelines.ledger import Entry, Ledger
+from pipelines.quality import quality, trusted
 from pipelines.retraining import champion
-from pipelines.scoring import interval, score
 
 DAY = timedelta(days=1)
-SHOWN_WEEKS = 12
-ENOUGH_DAYS = 3
 
 
 def weekly(at: Home, model: Model, as_of: datetime, *, evidently: bool = True) -> Path:
@@ -54,11 +51,12 @@ def gather(at: Home, model: Model, as_of: datetime) -> Week:
     champions = _champions(ledger, model, as_of)
     approval = _approval(ledger, model)
     seen = night.nights(at, model, since, until)
+    good = quality(at, model, as_of)
     kind, line = page.first_line(told, since=since.date().isoformat(), champions=champions, approval=approval)
     return Week(
         model=model.name, owner=model.owner, description=model.description, task=model.task,
         since=since.date().isoformat(), until=(until - DAY).date().isoformat(), first_line=line, kind=kind,
-        verdicts=told, quality=quality(at, model, as_of), champions=champions,
+        verdicts=told, quality=good, trust=trusted(good), champions=champions,
         nights=_nights(ledger, model, since, until, told), quarantine=_quarantine(at, model, since, until),
         parity=_parity([each.parity for each in seen if each.parity]), serving=_serving(seen), approval=approval,
         health=serving_health.health(at, model.name, since, until),
@@ -69,40 +67,6 @@ def span(model: Model, as_of: datetime) -> tuple[datetime, datetime]:
     """The window that a page of `as_of` is about: it ends with the latest full UTC day."""
     _, until = night.day_before(as_of)
     return until - model.monitoring.window, until
-
-
-def quality(at: Home, model: Model, as_of: datetime) -> list[Quality]:
-    """How good the served predictions were, by window since the first promotion, latest last.
-
-    Only days whose labels have matured count: the labels that come first are those of the quickest outcomes. Windows
-    with fewer than three such days are left out, since an interval over days means nothing then.
-    """
-    reigns = promotion.reigns(Ledger(at.ledger_url), model.name, as_of)
-    if not reigns:
-        return []
-    began = datetime.fromisoformat(reigns[0].as_of).replace(hour=0, minute=0, second=0, microsecond=0)
-    starts = [began]
-    while starts[-1] + model.monitoring.window < as_of:
-        starts.append(starts[-1] + model.monitoring.window)
-    found = [_quality(at, model, start, min(start + model.monitoring.window, as_of), as_of) for start in starts]
-    return [each for each in found if each][-SHOWN_WEEKS:]
-
-
-def _quality(at: Home, model: Model, since: datetime, until: datetime, as_of: datetime) -> Quality | None:
-    rows = predictions.labelled(at, model, since, until, as_of=as_of)
-    matured = rows["decision_time"] <= pd.Timestamp(as_of - model.examples.label_matures)
-    known = rows[matured & rows["label"].notna()].reset_index(drop=True)
-    label, answer = known["label"].to_numpy(), known["prediction"].to_numpy()
-    days = profile.iso_days(known["decision_time"])
-    if len(set(days)) < ENOUGH_DAYS or (model.task == "binary" and len(np.unique(label)) < 2):
-        return None
-    found = interval(model, label, answer, days)
-    constant = np.full(len(label), label.mean() if model.task == "binary" else np.median(label))
-    return Quality(
-        week=since.date().isoformat(), metric=model.metric, value=found.value, low=found.low, high=found.high,
-        baseline=score(model, label, constant), maturity=len(known) / len(rows), labels=len(known),
-        version=int(known["version"].iloc[-1]),
-    )  # fmt: skip
 
 
 def _champions(ledger: Ledger, model: Model, as_of: datetime) -> list[Champion]:
