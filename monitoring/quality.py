@@ -54,7 +54,8 @@ def part(metric: str, name: str, floor: float, found: tuple[float, float, float]
     """A slice's week from its value with interval (value, low, high): below its floor only when all of it is."""
     value, low, high = found
     turn = metric.startswith("neg_")
-    told, best, limit = (number(abs(each) if turn else each) for each in (value, high, floor))
+    told, best = (number(abs(each) if turn else each) for each in (value, high))
+    limit = f"{abs(floor) if turn else floor:g}"
     side, of = ("above", "limit") if turn else ("below", "floor")
     where = f"{side} its {of} of {limit}" if value < floor else f"within its {of} of {limit}"
     text = f"`{name}` is at {told} (at best {best}), {where}"
