@@ -9,7 +9,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from starlette.testclient import TestClient
 import features
 import models
 from models import Model
+from monitoring.parity import Parity
 from pipelines import night, package, promotion, retraining
 from pipelines.asking import Caller
 from pipelines.cli import main
@@ -107,6 +109,60 @@ def test_what_a_whole_day_was_served_is_what_training_computes(uninterrupted: Ho
     assert found.parity.rows == found.profile.rows == len(logged(asked)) > 300
     assert found.parity.differences == []
     assert not found.parity.breach
+
+
+def test_a_night_run_after_its_own_retraining_is_the_night_before_it_to_the_byte(
+    uninterrupted: Home, asked: Home, home: Home, model: Model
+) -> None:
+    at = copy(asked, home)
+    succeed(at, AS_OF)
+    assert main(list(NIGHT)) == 0
+    assert left_behind(at) == left_behind(uninterrupted)
+    verdict = night.judge(at, model, AS_OF + timedelta(minutes=15))
+    assert verdict.champion_version == 2  # an instant later, it is the new one that is judged
+    night.take_profile(at, model, AS_OF + timedelta(minutes=15), *known(uninterrupted, model))
+    (kept,) = night.nights(at, model, START, AS_OF)
+    (before,) = night.nights(uninterrupted, model, START, AS_OF)
+    assert (kept.version, kept.digest, kept.profile) == (1, before.digest, before.profile)
+
+
+def test_windows_that_closed_are_remembered_by_the_ledger(uninterrupted: Home, home: Home, model: Model) -> None:
+    at, later = copy(uninterrupted, home), AS_OF + timedelta(minutes=15)
+    daily = replace(model, monitoring=replace(model.monitoring, window=timedelta(days=1), confirm=(2, 3)))
+    first = night.judge(at, daily, later)
+    assert first.evidence.drift is not None
+    assert (first.evidence.drift.status, len(first.inputs)) == ("judged", 3)
+    assert first.windows > 60
+    assert 0 < first.achieved_false_alarms_per_year <= first.false_alarms_per_year
+    assert first.action in ("nothing", "wait")  # one alarm is none
+    assert first.gain is not None
+    assert "after the champion was trained" in first.gain.sentence
+    second = night.judge(at, daily, later + timedelta(days=1))
+    assert second.alarms == [*first.alarms, False]
+    silent = replace(daily, monitoring=replace(daily.monitoring, expected_gain=False))
+    assert night.judge(at, silent, later + timedelta(hours=1)).gain is None
+
+
+def succeed(at: Home, as_of: datetime) -> None:
+    """Put another version in charge: the champion's own estimator, trained, as it says, at another time."""
+    live = promotion.read_pointer(at.pointers, MODEL)
+    assert live is not None
+    old = package.load(at, live.tag)
+    stated = msgspec.structs.replace(old.manifest, trained_as_of=as_of.isoformat())
+    new = package.store(at, stated, old.estimator, old.reference, old.sample)
+    ledger = Ledger(at.ledger_url)
+    body = {"version": 2, "tag": new.tag, "digest": new.digest, "passed": True}
+    ledger.append("version", MODEL, as_of=as_of, body=body, actor="test", key="version 2")
+    promotion.promote(
+        ledger, at.pointers, model=MODEL, version=2, tag=new.tag, digest=new.digest, as_of=as_of, actor="test",
+        why="test", key="promotion 2",
+    )  # fmt: skip
+
+
+def known(at: Home, model: Model) -> tuple[Parity | None, int]:
+    """What a night found of parity and labels."""
+    (found,) = night.nights(at, model, START, AS_OF)
+    return found.parity, found.labels
 
 
 def test_a_night_on_which_nobody_asked_says_so_and_finds_no_fault(
