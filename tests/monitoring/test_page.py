@@ -135,6 +135,28 @@ def test_errors_are_shown_as_people_say_them(weeks: dict[str, page.Week]) -> Non
     assert "2.50 to 3.50" in text
 
 
+def test_a_week_without_labels_shows_what_is_expected_of_it_and_how_far_to_trust_that(
+    weeks: dict[str, page.Week],
+) -> None:
+    text = page.render(weeks["calm"])
+    wide = text.partition('<svg class="wide"')[2].partition("</svg>")[0]
+    assert wide.count('class="guess"') == len(weeks["calm"].quality) == 23
+    assert wide.count("<circle") == 22
+    assert "20% of the labels of the last week are in; 0.733 is expected of it if the relation still holds." in text
+    assert "over the 20 weeks whose labels are in, the estimate was off by 0.0" in text
+    assert "nothing is decided by it" in text
+    assert '<td class="num" data-head="AUC">not yet</td>' in text
+
+
+def test_a_slice_below_its_floor_is_told_in_words(weeks: dict[str, page.Week]) -> None:
+    told = "<code>spring_tide</code> is at 0.660 (at best 0.680), below its floor of 0.7."
+    text = page.render(weeks["calm"])
+    assert f'<p class="alert">{told} It has been there for 3 weeks.</p>' in text
+    before = msgspec.structs.replace(weeks["calm"], quality=weeks["calm"].quality[:19])
+    assert 'class="alert"><code>spring_tide' not in page.render(before)
+    assert "within its floor of 0.7" in page.render(before)
+
+
 def test_calls_are_shown_in_words_and_kept_as_figures(weeks: dict[str, page.Week], tmp_path: Path) -> None:
     served = Health(
         requests=5_000, answered=4_988, refused=0, failed=12, shed=0, p50_ms=2.13, p99_ms=9.8, predictions=10_000,

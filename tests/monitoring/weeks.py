@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from monitoring import budget, drift, page, parity, relation
+from monitoring.estimate import trust
 from monitoring.profile import Reference, fit_bins, take
+from monitoring.quality import part
 from monitoring.verdict import Fault, Verdict, decide
 from tests.monitoring.worlds import Column, iso, model, steady_days
 
@@ -94,9 +96,10 @@ def quality() -> list[page.Quality]:
         value = 0.741 + 0.012 * math.sin(i / 3) + float(random.normal(0, 0.006))
         maturity = {21: 0.62, 20: 0.94}.get(i, 1.0)
         wide = 0.014 / math.sqrt(maturity)
+        low = 0.72 if i < 19 else 0.66
         found.append(
             page.Quality(
-                iso(LAST - 7 * (21 - i)),
+                iso(LAST - 7 * (22 - i)),
                 "roc_auc",
                 value,
                 value - wide,
@@ -105,9 +108,12 @@ def quality() -> list[page.Quality]:
                 maturity,
                 840,
                 11 + (i > 8) + (i > 18),
+                estimate=value + float(random.normal(0, 0.012)),
+                parts=[part("roc_auc", "spring_tide", 0.7, (low, low - 0.02, low + 0.02), 90)],
             )
         )
-    return found
+    open_week = page.Quality(iso(LAST), "roc_auc", None, None, None, None, 0.2, 168, 13, estimate=0.733)
+    return [*found, open_week]
 
 
 def week(story: str = "calm") -> page.Week:
@@ -123,6 +129,7 @@ def week(story: str = "calm") -> page.Week:
         page.Champion(12, iso(LAST - 91), "`pressure` had moved", 0.744),
         page.Champion(13, iso(LAST - 24), "the calendar asked for it", 0.751),
     ]
+    scored = quality()
     since = iso(LAST)
     kind, line = page.first_line(verdicts, since=since, champions=champions, approval=approval)
     nights = [page.Night(iso(LAST + i), "quiet", f"{840 + i} rows came in, all good") for i in range(7)]
@@ -157,7 +164,8 @@ def week(story: str = "calm") -> page.Week:
         first_line=line,
         kind=kind,
         verdicts=verdicts,
-        quality=quality(),
+        quality=scored,
+        trust=trust([(each.estimate, each.value) for each in scored[:-3]]),  # type: ignore[misc]
         champions=champions,
         nights=nights,
         quarantine=kept_out if story == "fault" else [],
