@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 
 from features import HeadwayError
-from monitoring.parity import compare
+from monitoring.parity import EXPLAINED, Difference, History, compare
 from tests.monitoring.worlds import Column
 
 FEATURES = (Column("x", default=-1.0), Column("y"), Column("c", "str"))
@@ -75,3 +76,52 @@ def test_different_rows_are_refused() -> None:
     twice = pd.concat([served(), served()])
     with pytest.raises(HeadwayError, match="twice"):
         compare(twice, twice, FEATURES)
+
+
+def history(**changed: bool) -> History:
+    """Of one feature of three rows: 1 before, 3 after, 2 in between."""
+    flags = {name: np.full(3, changed.get(name, False)) for name in ("late", "soon", "corrected")}
+    return History(before=np.full(3, 1.0), after=np.full(3, 3.0), **flags)
+
+
+@pytest.mark.parametrize(
+    ("value", "degraded", "changed", "reason"),
+    [
+        (1.0, False, {}, "stale"),
+        (1.0, False, {"late": True}, "late data"),
+        (-1.0, True, {}, "default used"),
+        (-1.0, True, {"late": True}, "late data"),
+        (-1.0, True, {"soon": True}, "clock"),
+        (7.0, True, {}, "stale"),
+        (3.0, False, {}, "clock"),
+        (-1.0, False, {}, "default used"),
+        (7.0, False, {}, "changed code"),
+        (7.0, False, {"late": True}, "changed code"),
+        (7.0, False, {"corrected": True}, "changed value"),
+    ],
+)
+def test_the_reason_rests_on_the_snapshots_around(
+    value: float, degraded: bool, changed: dict[str, bool], reason: str
+) -> None:
+    here, there = served(), served()
+    there["x"] = 2.0
+    here["x"] = [2.0, value, 2.0]
+    here.at["r2", "degraded"] = ["x"] if degraded else []
+    decided = pd.Series(pd.date_range("2021-01-04T10:00Z", periods=3, freq="h"), index=here.index)
+    found = compare(here, there, FEATURES, decided=decided, history={"x": history(**changed)}, of=9)
+    (difference,) = found.differences
+    assert (difference.reason, difference.reasons) == (reason, {reason: 1})
+    assert (difference.row_id, difference.decided) == ("r2", "2021-01-04T11:00:00+00:00")
+    assert "of 3 predictions (a sample of 9)" in found.sentence
+    assert reason in EXPLAINED
+
+
+def test_what_the_request_alone_gives_can_differ_only_by_code() -> None:
+    other = served()
+    other.loc["r1", "y"] = 0.3
+    assert compare(served(), other, FEATURES, history={"y": None}).differences[0].reason == "changed code"
+
+
+def test_what_was_stored_before_there_were_reasons_can_be_read() -> None:
+    old = b'{"feature":"x","rows":1,"rate":0.5,"reason":"changed value","row_id":"r","served":1.0,"recomputed":2.0}'
+    assert msgspec.json.decode(old, type=Difference).reasons == {}
