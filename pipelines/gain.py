@@ -109,8 +109,8 @@ def told(model: Model, windows: list[Answers]) -> Gain:
     word = budget.window_word(model.monitoring.window)
     over = f"the last {len(windows)} {word}s" if len(windows) > 1 else f"the last {word}"
     sentence = (
-        f"retraining is {hope}: refitted as of each {word}'s start, it would have been {value:+.3f} in {model.metric} "
-        f"over {over}, interval {low:+.3f} to {high:+.3f}"
+        f"retraining is {hope}: the {model.metric} of a model refitted as of each {word}'s start differed from the "
+        f"champion's by {value:+.3f} over {over}, interval {low:+.3f} to {high:+.3f}"
     )
     return Gain(model.metric, value, low, high, len(windows), sentence)
 
@@ -120,10 +120,16 @@ def _untold(model: Model, why: str) -> Gain:
 
 
 def _kept(folder: Path, since: datetime, champion: Packaged) -> list[Answers]:
-    """The champion's latest windows up to the one that began at `since`, oldest first."""
-    paths = sorted(path for path in folder.glob("*.json") if path.stem <= f"{since:%Y-%m-%d}")
-    found = (read_json(path, Answers) for path in paths)
-    return [each for each in found if each.digest == champion.manifest.digest][-WINDOWS:]
+    """The champion's latest windows up to the one that began at `since`, oldest first.
+
+    After a rollback windows begin on another weekday: of two that overlap the later one counts.
+    """
+    paths = sorted((path for path in folder.glob("*.json") if path.stem <= f"{since:%Y-%m-%d}"), reverse=True)
+    kept: list[Answers] = []
+    for found in (read_json(path, Answers) for path in paths):
+        if found.digest == champion.manifest.digest and (not kept or found.until <= kept[0].since):
+            kept.insert(0, found)
+    return kept[-WINDOWS:]
 
 
 def _is_of(path: Path, champion: Packaged) -> bool:

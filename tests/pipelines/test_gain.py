@@ -17,6 +17,7 @@ import models
 from models import Model
 from pipelines import gain, package, promotion
 from pipelines.examples import examples, labelled
+from pipelines.files import write_json
 from pipelines.gain import Answers
 from pipelines.home import Home, utc
 from pipelines.package import Packaged
@@ -142,6 +143,12 @@ def test_a_dull_champion_is_told_from_one_that_knows_and_nothing_leaks(at: Home)
     assert len(answers.label) == gain.SAMPLE < len(truth)
     assert min(answers.days) == f"{SINCE:%Y-%m-%d}"
     assert max(answers.days) < f"{UNTIL:%Y-%m-%d}"
+    # A window of the same champion that overlaps with this one, as after a rollback, adds no day twice.
+    for name, shift, weeks in (("2013-03-20", 3 * DAY, 1), ("2013-03-16", WEEK, 2)):
+        older = {"since": (SINCE - shift).isoformat(), "until": (UNTIL - shift).isoformat()}
+        write_json(path.with_stem(name), msgspec.structs.replace(answers, **older))
+        assert gain.expected(at, model, AS_OF, champion(at, dull)).weeks == weeks
+        path.with_stem(name).unlink()
 
 
 @pytest.mark.e2e
