@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 import features
@@ -217,3 +218,20 @@ def test_a_sample_is_told_as_one(at: Home) -> None:
     assert found is not None
     assert (found.rows, found.of) == (3, 5)
     assert "3 predictions (a sample of 5)" in found.sentence
+
+
+def test_tables_with_several_keys_and_an_entity_that_is_unknown(at: Home) -> None:
+    serve(at, NOW, tailnum=None)
+    serve(at, NOW + MINUTE)
+    for name in ("aircraft", "route_delays"):
+        table, folder = DOMAIN.table(name), at.room("snapshots", DOMAIN.name, name)
+        rows = lake.read(folder)
+        assert rows is not None
+        first = rows.column_names.index(table.features[0].name)
+        rows = rows.set_column(first, rows.field(first), pc.add(rows.column(first), 5.0))
+        lake.write(folder, rows, key=table.keys, by=VISIBLE)
+    found = checked(at)
+    assert {difference.feature: difference.reasons for difference in found.differences} == {
+        "route_delay_28d": {"changed code": 2},
+        "previous_delay": {"changed code": 1},
+    }
