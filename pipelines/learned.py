@@ -188,9 +188,12 @@ def _categories(rows: pd.DataFrame, past: Past) -> Iterator[Broken]:
     inside = past.windows > 0
     for name in past.categories():
         seen = past.rows[name]
-        counts = pd.crosstab(past.windows[inside], seen[inside])
-        usual = counts.columns[counts.min() >= EXPECTED]
-        if gone := [str(value) for value in usual.difference(rows[name].dropna().unique())]:
+        codes, values = pd.factorize(seen[inside])
+        width = len(values) + 1  # the last for what is missing
+        cells = np.bincount(past.windows[inside] * width + codes % width, minlength=(past.windows.max() + 1) * width)
+        counts = cells.reshape(-1, width)
+        least = counts[counts.sum(axis=1) > 0].min(axis=0)[:-1]
+        if gone := sorted(str(value) for value in set(values[least >= EXPECTED]) - set(rows[name].dropna())):
             text = f"no row with {', '.join(gone)}, which no window before was without; a part did not come"
             yield _broken("usual categories", name, text, rows, past, np.zeros(len(rows), bool))
         new = rows[name].notna() & ~rows[name].isin(seen.dropna().unique())
@@ -247,7 +250,7 @@ def _again(rows: pd.DataFrame, past: Past) -> Iterator[Broken]:
         return
     inside = past.windows > 0
     usual = pd.Series(past.rows[key].duplicated()[inside]).groupby(past.windows[inside]).mean().max()
-    known = pd.MultiIndex.from_frame(rows[key]).isin(pd.MultiIndex.from_frame(past.rows[key]))
+    known = _keys(rows, key).isin(_keys(past.rows, key))
     if known.mean() > usual + MISSING:
         text = f"{known.mean():.0%} of the rows are known from before, usual is at most {usual:.0%}; delivered again"
         yield _broken("usual corrections", "` and `".join(key), text, rows, past, known)
@@ -259,14 +262,19 @@ def _fixed(rows: pd.DataFrame, past: Past, fixed: tuple[str, ...]) -> Iterator[B
     names = [name for name in fixed if name in rows and name in past.rows]
     if not names or not set(key) <= set(rows):
         return
-    both = pd.concat([past.rows[[*key, *names]], rows[[*key, *names]]], ignore_index=True)
+    before = past.rows.loc[_keys(past.rows, key).isin(_keys(rows, key)), [*key, *names]]
+    both = pd.concat([before, rows[[*key, *names]]], ignore_index=True)
     first = both.groupby(key, dropna=False)[names].transform("first")
     for name in names:
         differs = (both[name] != first[name]) & both[name].notna() & first[name].notna()
-        bad = differs.to_numpy()[len(past.rows) :]
+        bad = differs.to_numpy()[len(before) :]
         if bad.any():
             text = f"{int(bad.sum())} of {len(rows)} rows give a known {' and '.join(key)} another `{name}`"
             yield _broken("fixed columns", name, text, rows, past, bad, "warning")
+
+
+def _keys(rows: pd.DataFrame, key: list[str]) -> pd.Index:
+    return pd.Index(rows[key[0]]) if len(key) == 1 else pd.MultiIndex.from_frame(rows[key])
 
 
 def _silent(rows: pd.DataFrame, past: Past, since: datetime, until: datetime) -> Iterator[Broken]:
