@@ -16,12 +16,14 @@ import pytest
 import features
 import models
 from models import Slice
+from monitoring import page
 from monitoring.profile import Reference
 from monitoring.quality import Quality, in_words, latest_parts
 from pipelines import lake, package, predictions
 from pipelines.home import Home, settle, utc
 from pipelines.quality import quality, trusted
 from pipelines.retraining import HOLDOUT
+from pipelines.weekly import gather
 from tests.services import world
 
 MODEL = models.load(world.MODEL)
@@ -186,3 +188,15 @@ def test_without_a_champion_there_is_nothing_to_say(home: Home) -> None:
     assert quality(home, MODEL, UNTIL) == []
     assert trusted([]) is None
     assert in_words([]) == ""
+
+
+def test_the_weekly_page_tells_all_of_it(at: Home) -> None:
+    week = gather(at, MODEL, UNTIL + 2 * DAY)
+    assert week.quality == quality(at, MODEL, UNTIL + 2 * DAY)
+    assert week.trust == trusted(week.quality)
+    text = page.render(week)
+    assert "<code>from_kennedy</code> is at 0." in text
+    assert "the estimate was off by" in text
+    early = gather(at, MODEL, SINCE + timedelta(hours=20))
+    assert early.quality[0].value is None
+    assert "0% of the labels of the last week are in" in page.render(early)
