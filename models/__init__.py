@@ -75,7 +75,7 @@ class Retraining:
     cooldown: Days
     """After a retraining, drift does not ask for another one for this long."""
     max_per_month: Annotated[int, Field(ge=1)] | None = None
-    """The budget: at most so many trainings, promoted or not, in any 30 days; past it a verdict waits. None: no limit."""
+    """At most so many trainings, promoted or not, in any 30 days; past it a verdict waits. None: no limit."""
 
 
 @contract
@@ -92,7 +92,7 @@ class Monitoring:
     """(k, n): a window's alarm counts when k of the champion's last n windows, its own among them, raised one.
     (2, 3) forgives a single odd week, and is a week later when the world has changed for good."""
     expected_gain: bool = True
-    """Whether the night that closes a window also fits the model as of a week ago, to tell what retraining would gain."""
+    """Whether a night that closes a window also fits the model as of that window's start, to tell what that gains."""
 
     @model_validator(mode="after")
     def _confirmable(self) -> Monitoring:
