@@ -142,7 +142,7 @@ def _serving(seen: list[night.Night]) -> Serving | None:
 
 def _evidently(at: Home, model: Model, as_of: datetime, week: Week, path: Path) -> bool:
     """Evidently's report of the week beside the champion's reference sample; False when there is nothing to draw."""
-    live = champion(at, model)
+    live = champion(at, model, as_of)
     verdict = week.judged
     if live is None or verdict is None:
         return False
