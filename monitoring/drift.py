@@ -8,7 +8,8 @@ conformal prediction: Vovk, Gammerman and Shafer 2005, ch. 2).
 
 The distance is the Jensen-Shannon distance (base 2) between bin shares: it needs no bin to be filled, lies
 between 0 and 1 for every column, and grows in step with a shift (0.42 times the shift in standard
-deviations, while small).
+deviations, while small). A column is as odd as its shape or its missing and unseen values are, whichever is odder, and
+a window as the squares of its columns' z together: one column that is far off is not drowned by many that wobble.
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ NOTABLE = 1.64
 """An input stands out from this z on: one in twenty would by chance."""
 JUMP = 0.02
 """Missing or unseen values above the worst reference window by this share of rows are what is told first."""
-_SD_FLOOR = 0.001
+SHAPE_BINS = 6
+"""Bins of a number are pooled into about so many: rows of a window come in clusters, which fill fine bins by chance."""
+GONE_FLOOR = 0.1
+"""The same floor for the distance in what is missing or unseen alone: about two rows in a hundred more than never."""
+_SD_FLOOR = 0.005
+_GONE_SD_FLOOR = 0.03
 _SD_FLOOR_SHARE = 0.1  # of the mean distance: columns that hardly ever vary must not shout at a trifle
 
 
@@ -44,11 +50,12 @@ class Input(msgspec.Struct, frozen=True):
     name: str
     importance: float
     z: float
-    """Its distance, in standard deviations of the other windows' distances."""
+    """Its distance, in standard deviations of the other windows' distances; of its shape or of what is missing or
+    unseen, whichever is odder."""
     distance: float
     """Jensen-Shannon distance from the reference windows together, 0 to 1."""
     contribution: float
-    """importance * max(0, z); 0 below the effect floor."""
+    """importance * max(0, z)**2; 0 below the effect floor."""
     measure: str
     """What `level` is: "mean", or the share of rows that it is "missing in", "never trained on in" or "`A` in"."""
     level: float | None
@@ -144,8 +151,10 @@ def _judged(blank: Drift, reference: Reference, windows: Sequence[Profile], wind
     names = list(reference.bins.columns)
     weight = np.array([reference.importance.get(name, 0.0) for name in names])
     distance = np.column_stack([distances(_shape(reference.bins, name, windows)) for name in names])
-    z = z_scores(distance)
-    parts = weight * np.where(distance >= EFFECT_FLOOR, np.maximum(z, 0.0), 0.0)
+    gone = np.column_stack([distances(_gone(reference.bins, name, windows)) for name in names])
+    # What is gone is part of the shape, so its distance is never the larger one: one effect floor holds for both.
+    z = np.maximum(z_scores(distance), np.where(gone >= GONE_FLOOR, z_scores(gone, _GONE_SD_FLOOR), -np.inf))
+    parts = weight * np.where(distance >= EFFECT_FLOOR, np.maximum(z, 0.0) ** 2, 0.0)
     allowed = budget.allowed_rank(blank.alpha, len(windows))
     rank = rank_of_last(parts.sum(axis=1))
     order = np.argsort(-parts[-1], kind="stable")
@@ -181,17 +190,17 @@ def distances(counts: np.ndarray) -> np.ndarray:
     return np.sqrt(np.clip(terms.sum(axis=1) / 2, 0.0, 1.0))
 
 
-def z_scores(distance: np.ndarray) -> np.ndarray:
+def z_scores(distance: np.ndarray, floor: float = _SD_FLOOR) -> np.ndarray:
     """Each distance against mean and standard deviation of the *other* windows' ones: (windows, columns).
 
-    Every window is treated alike, which is what makes the rank valid; the sd has a floor, so that a column
+    Every window is treated alike, which is what makes the rank valid; the sd has a `floor`, so that a column
     that hardly ever varies does not alarm at a trifle.
     """
     n = len(distance) - 1
     mean = (distance.sum(axis=0) - distance) / n
     square = ((distance**2).sum(axis=0) - distance**2) / n
     sd = np.sqrt(np.maximum(square - mean**2, 0.0) * n / (n - 1))
-    return (distance - mean) / np.maximum(sd, np.maximum(_SD_FLOOR_SHARE * mean, _SD_FLOOR))
+    return (distance - mean) / np.maximum(sd, np.maximum(_SD_FLOOR_SHARE * mean, floor))
 
 
 def rank_of_last(scores: np.ndarray) -> int:
@@ -209,7 +218,16 @@ def _shape(bins: Bins, name: str, windows: Sequence[Profile]) -> np.ndarray:
     if isinstance(bins.columns[name], Categories):
         counts[:, -3] += counts[:, -1]
         counts[:, -1] = 0
-    return counts
+        return counts
+    inner = counts.shape[1] - 2
+    pooled = np.add.reduceat(counts[:, :inner], np.arange(0, inner, max(1, inner // SHAPE_BINS)), axis=1)
+    return np.column_stack([pooled, counts[:, inner:]])
+
+
+def _gone(bins: Bins, name: str, windows: Sequence[Profile]) -> np.ndarray:
+    """Counts (windows, 2): values that are there and were trained on, and the rest; a new category is there."""
+    counts = _shape(bins, name, windows)
+    return np.column_stack([counts[:, :-2].sum(axis=1), counts[:, -2:].sum(axis=1)])
 
 
 def _without_top(names: Sequence[str], parts: np.ndarray, allowed: int, alarm: bool) -> str:
