@@ -49,7 +49,7 @@ def test_an_unknown_field_is_named_beside_those_that_there_are(declared: Any) ->
 @pytest.mark.parametrize("declared", [WEATHER, TABLE, FLIGHTS, LATE])
 def test_each_required_field_is_asked_for_by_name(declared: Any) -> None:
     text = said(type(declared))
-    optional = {"request_features", "slices", "timezone", "approval"}
+    optional = {"request_features", "slices", "timezone", "approval", "keep_predictions"}
     for field in fields(declared):
         assert (f"  {field.name}: Field required" in text) == (field.name not in optional)
 
@@ -152,7 +152,7 @@ def test_a_service_says_what_a_request_must_carry() -> None:
         ({"expect": "column_is_fine"}, "expect: String should match pattern"),
         ({"severity": "error"}, "severity: Input should be 'critical', 'warning' or 'info'"),
         ({"why": ""}, "why: String should have at least 1 character"),
-        ({"severity": "warning", "args": {}}, "a warning quarantines rows, so it needs a rule about the rows"),
+        ({"severity": "warning", "args": {}}, "a warning quarantines rows, and expect_column_to_exist speaks of a column"),
     ],
 )
 def test_a_wrong_rule_is_told(rule: dict[str, Any], complaint: str) -> None:
