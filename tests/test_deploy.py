@@ -68,9 +68,7 @@ def routes(home: Home, monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 
 def test_every_setting_is_one_that_the_code_reads() -> None:
-    code = "".join(
-        path.read_text() for folder in ("services", "pipelines") for path in (PROJECT / folder).glob("*.py")
-    )
+    code = "".join(path.read_text() for folder in ("services", "pipelines") for path in (PROJECT / folder).glob("*.py"))
     files = [PAGE, *(path for path in DEPLOY.rglob("*") if path.is_file())]
     named = {name for path in files for name in re.findall(r"\bHEADWAY_[A-Z_]+\b", path.read_text())}
     ours = {"HEADWAY_IMAGE"}  # compose.yaml's own

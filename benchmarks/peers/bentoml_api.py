@@ -7,9 +7,7 @@ from scoring import scorer
 from trip import Answer, Trip
 
 
-@bentoml.service(
-    workers=int(os.environ["WORKERS"]), logging={"access": {"enabled": False}}, metrics={"enabled": False}
-)
+@bentoml.service(workers=int(os.environ["WORKERS"]), logging={"access": {"enabled": False}}, metrics={"enabled": False})
 class Peer:
     """The same without access log and metrics as Headway has it."""
 

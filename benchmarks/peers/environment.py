@@ -1,6 +1,6 @@
 """The peers' own virtual environment, made from `benchmarks/peers.lock`, every file checked by its hash.
 
-    python -m benchmarks.peers.environment    lock again, after the project's lock changed
+python -m benchmarks.peers.environment    lock again, after the project's lock changed
 """
 
 from __future__ import annotations

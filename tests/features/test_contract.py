@@ -152,7 +152,7 @@ def test_a_service_says_what_a_request_must_carry() -> None:
         ({"expect": "column_is_fine"}, "expect: String should match pattern"),
         ({"severity": "error"}, "severity: Input should be 'critical', 'warning' or 'info'"),
         ({"why": ""}, "why: String should have at least 1 character"),
-        ({"severity": "warning", "args": {}}, "a warning quarantines rows, and expect_column_to_exist speaks of a column"),
+        ({"severity": "warning", "args": {}}, "a warning quarantines rows, and expect_column_to_exist speaks"),
     ],
 )
 def test_a_wrong_rule_is_told(rule: dict[str, Any], complaint: str) -> None:

@@ -131,9 +131,7 @@ def test_two_runs_at_once_lose_nothing_that_one_of_them_saw(home: Home) -> None:
     assert len(everything(home)) == 90 and not waiting(home)
 
 
-def test_what_is_no_record_of_a_declared_model_is_not_thrown_away(
-    home: Home, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_no_record_of_a_declared_model_is_not_thrown_away(home: Home, caplog: pytest.LogCaptureFixture) -> None:
     strange = segment(home, "strange", record(1), record(2, instance="first"))
     plain = segment(home, "plain", record(3))
     with caplog.at_level(logging.WARNING):
