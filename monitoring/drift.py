@@ -8,8 +8,9 @@ conformal prediction: Vovk, Gammerman and Shafer 2005, ch. 2).
 
 The distance is the Jensen-Shannon distance (base 2) between bin shares: it needs no bin to be filled, lies
 between 0 and 1 for every column, and grows in step with a shift (0.42 times the shift in standard
-deviations, while small). A column is as odd as its shape or its missing and unseen values are, whichever is odder, and
-a window as the squares of its columns' z together: one column that is far off is not drowned by many that wobble.
+deviations, while small). A column is as odd as its shape (in fine bins or coarse) or its missing and unseen
+values are, whichever is oddest, and a window as the squares of its columns' z together: one column that is
+far off is not drowned by many that wobble.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ NOTABLE = 1.64
 """An input stands out from this z on: one in twenty would by chance."""
 JUMP = 0.02
 """Missing or unseen values above the worst reference window by this share of rows are what is told first."""
-SHAPE_BINS = 6
-"""Bins of a number are pooled into about so many: rows of a window come in clusters, which fill fine bins by chance."""
+COARSE_BINS = 6
+"""Bins of a number are also pooled into about so many: rows of a window come in clusters, which fill fine bins by
+chance. A change of the pattern within a range (another timetable) shows in the fine ones only."""
 GONE_FLOOR = 0.1
 """The same floor for the distance in what is missing or unseen alone: about two rows in a hundred more than never."""
 _SD_FLOOR = 0.005
@@ -50,8 +52,8 @@ class Input(msgspec.Struct, frozen=True):
     name: str
     importance: float
     z: float
-    """Its distance, in standard deviations of the other windows' distances; of its shape or of what is missing or
-    unseen, whichever is odder."""
+    """Its distance, in standard deviations of the other windows' distances; of its shape, fine or coarse, or of what is
+    missing or unseen, whichever is oddest."""
     distance: float
     """Jensen-Shannon distance from the reference windows together, 0 to 1."""
     contribution: float
@@ -151,9 +153,11 @@ def _judged(blank: Drift, reference: Reference, windows: Sequence[Profile], wind
     names = list(reference.bins.columns)
     weight = np.array([reference.importance.get(name, 0.0) for name in names])
     distance = np.column_stack([distances(_shape(reference.bins, name, windows)) for name in names])
+    coarse = np.column_stack([distances(_coarse(reference.bins, name, windows)) for name in names])
     gone = np.column_stack([distances(_gone(reference.bins, name, windows)) for name in names])
-    # What is gone is part of the shape, so its distance is never the larger one: one effect floor holds for both.
-    z = np.maximum(z_scores(distance), np.where(gone >= GONE_FLOOR, z_scores(gone, _GONE_SD_FLOOR), -np.inf))
+    # Both are parts of the shape, so their distances are never the larger ones: one effect floor holds for all.
+    odd_gone = np.where(gone >= GONE_FLOOR, z_scores(gone, _GONE_SD_FLOOR), -np.inf)
+    z = np.maximum.reduce([z_scores(distance), z_scores(coarse), odd_gone])
     parts = weight * np.where(distance >= EFFECT_FLOOR, np.maximum(z, 0.0) ** 2, 0.0)
     allowed = budget.allowed_rank(blank.alpha, len(windows))
     rank = rank_of_last(parts.sum(axis=1))
@@ -218,9 +222,16 @@ def _shape(bins: Bins, name: str, windows: Sequence[Profile]) -> np.ndarray:
     if isinstance(bins.columns[name], Categories):
         counts[:, -3] += counts[:, -1]
         counts[:, -1] = 0
+    return counts
+
+
+def _coarse(bins: Bins, name: str, windows: Sequence[Profile]) -> np.ndarray:
+    """The same with the bins of a number pooled into a few."""
+    counts = _shape(bins, name, windows)
+    if isinstance(bins.columns[name], Categories):
         return counts
     inner = counts.shape[1] - 2
-    pooled = np.add.reduceat(counts[:, :inner], np.arange(0, inner, max(1, inner // SHAPE_BINS)), axis=1)
+    pooled = np.add.reduceat(counts[:, :inner], np.arange(0, inner, max(1, inner // COARSE_BINS)), axis=1)
     return np.column_stack([pooled, counts[:, inner:]])
 
 
