@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,12 @@ def headway(at: Home, *words: str) -> subprocess.CompletedProcess[str]:
     """`headway WORDS` on a root, in a process of its own."""
     command = [sys.executable, "-m", "pipelines.cli", *words]
     return subprocess.run(command, env=variables(at), cwd=PROJECT, capture_output=True, text=True, check=False)
+
+
+def run(environment: Mapping[str, str], words: Sequence[str]) -> int:
+    """`headway WORDS` with these variables, in a forked process: its server may be older than they are."""
+    os.environ.update(environment)
+    return main(words)
 
 
 def until(there: Callable[[], Any], seconds: float = 120.0, pause: float = 0.05) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from pipelines.home import PROJECT, Home, utc
 from pipelines.ledger import Ledger
 from services import keys
 from services.log import records
-from tests.history import DOMAIN, MODEL, START, copy, headway, history, in_force, model, root, until, variables
+from tests.history import DOMAIN, MODEL, START, copy, headway, history, in_force, model, root, run, until, variables
 
 __all__ = ["history", "model", "root"]
 
@@ -237,7 +238,7 @@ def kill_at(reached: Callable[[], bool]) -> bool:
     """Run the night in a process that has its imports already, kill it as soon as the step is seen; if it was."""
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["pipelines.check", "pipelines.feature_store", "pipelines.lifecycle"])
-    process = forks.Process(target=main, args=(list(NIGHT),))
+    process = forks.Process(target=run, args=(dict(os.environ), NIGHT))
     process.start()
     try:
         until(lambda: reached() or not process.is_alive(), pause=0.001)

@@ -25,7 +25,7 @@ def test_the_report_has_our_verdict_and_no_banner_of_its_own(tmp_path: Path) -> 
     path = tmp_path / "report.html"
     evidently_report.write(reference.assign(secret=1.0), current, week, FEATURES, path)
     text = path.read_text(encoding="utf-8")
-    assert "Retrain: `water_level`" in text
+    assert "Retrain: `wind_from`, `water_level`" in text
     assert "default-src 'none'" in text.partition("<style")[0]
     assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']?(?:https?:)?//", text)
     data = text.partition("additionalGraphs")[2]

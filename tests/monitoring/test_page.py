@@ -78,7 +78,7 @@ def test_first_lines(weeks: dict[str, page.Week]) -> None:
     assert weeks["fault"].kind == "look"
     assert weeks["fault"].first_line.startswith("Look at `wind_mast`: the wind mast has sent nothing")
     assert weeks["approve"].first_line == "Approve version 14: better by 1.8 points, interval 0.9 to 2.6"
-    assert weeks["drift"].first_line.startswith("Retrain: `water_level`")
+    assert weeks["drift"].first_line.startswith("Retrain: `wind_from`, `water_level` and `wind_speed` moved")
     champion = page.Champion(2, iso(60 * 7 + 2), "better by 1.1 points")
     kind, line = page.first_line(weeks["calm"].verdicts, since=iso(60 * 7), champions=[champion])
     assert kind == "calm"
