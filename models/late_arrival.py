@@ -78,7 +78,8 @@ LATE_ARRIVAL = Model(
         Slice(name="from_kennedy", column="origin", value="JFK", floor=0.55),
         Slice(name="from_laguardia", column="origin", value="LGA", floor=0.55),
     ),
-    gates=Gates(gain_over_baseline=0.0, loss_to_champion=0.01, calibration=0.12),
+    # A holdout of 14 days tells AUCs apart to about 0.015: a tighter limit would refuse equals.
+    gates=Gates(gain_over_baseline=0.0, loss_to_champion=0.02, calibration=0.12),
     retraining=Retraining(max_age=timedelta(days=56), cooldown=timedelta(days=7)),
     monitoring=Monitoring(false_alarms_per_year=12.0),
     schedule="30 0 * * *",
