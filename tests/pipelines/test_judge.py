@@ -102,7 +102,7 @@ def test_every_gate_writes_its_number_its_limit_and_a_sentence() -> None:
     assert beats.low is not None and beats.value is not None and beats.high is not None
     assert 0 < beats.low < beats.value < beats.high and beats.limit == 0.0
     assert gates["not worse than the champion"].value == 0.0
-    assert gates["not worse than the champion"].limit == -0.01
+    assert gates["not worse than the champion"].limit == -BINARY.gates.loss_to_champion
 
 
 def leaking(of: Split, how: Any) -> Split:
@@ -218,7 +218,7 @@ def test_a_better_champion_stays() -> None:
     label = CLASSES.holdout.rows["label"].to_numpy()
     gates = judged(champion=0.5 * ANSWERS + 0.5 * label)
     assert failed(gates) == ["not worse than the champion"]
-    assert (gates["not worse than the champion"].value or 0) < -0.01
+    assert (gates["not worse than the champion"].value or 0) < -BINARY.gates.loss_to_champion
 
 
 def test_the_champion_is_judged_on_rows_that_it_was_not_trained_on() -> None:
