@@ -114,7 +114,7 @@ class Endpoint:
         key = self._key(exchange)
         if key is not None and model is not None and not key.opens(model):
             raise Refused(403, "wrong_key", f"The key {key.name} is for {', '.join(key.models or ())} only")
-        self._rates.take(key)
+        self._rates.take(*(key.account if key else ()))
         return key
 
     def find(self, model: str) -> Served:

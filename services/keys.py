@@ -40,6 +40,11 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate: Rate | None = None
     slot: Annotated[int, Meta(ge=0)] = 0
 
+    @property
+    def account(self) -> tuple[int, Rate | None]:
+        """Where its calls are counted, and against which rate: what `Rates.take` takes."""
+        return self.slot, self.rate
+
     def opens(self, model: str) -> bool:
         """Whether the key is for this model."""
         return self.models is None or model in self.models

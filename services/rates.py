@@ -16,7 +16,7 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -24,9 +24,6 @@ from msgspec import Meta
 from features import HeadwayError
 from services.refusals import Refused, busy
 from services.report import report
-
-if TYPE_CHECKING:
-    from services.keys import Key
 
 MOST = 1_000_000
 SECOND = 10**9
@@ -95,14 +92,14 @@ class Rates:
         self._path, self._default, self._clock = path, default, clock
         self._file: int | None = None
 
-    def take(self, key: Key | None) -> None:
-        """Count one call of `key` (None: nobody was asked for a key).
+    def take(self, slot: int = 0, own: Rate | None = None) -> None:
+        """Count one call of the key with this slot and rate of its own (slot 0: nobody was asked for a key).
 
         Raises:
             Refused: 429 with Retry-After when it comes too early; it is then not counted. 503 when the file that the
                 workers share cannot be used: no limit that was set is ever silently not kept.
         """
-        rate, slot = (self._default, 0) if key is None else (key.rate or self._default, key.slot)
+        rate = own or self._default
         if rate is None:
             return
         try:

@@ -37,7 +37,7 @@ print("ready", flush=True)
 until = int(sys.stdin.readline())
 while read[0] < until:
     try:
-        rates.take(key)
+        rates.take(*key.account)
         print(read[0], flush=True)
     except Refused:
         refused = read[0]
@@ -52,7 +52,7 @@ def through(rates: Rates, times: int, who: Key | None) -> int:
     count = 0
     for _ in range(times):
         try:
-            rates.take(who)
+            rates.take(*(who.account if who else ()))
             count += 1
         except Refused as refused:
             if refused.status != 429:
@@ -110,15 +110,15 @@ def test_keys_are_counted_apart_and_where_there_is_no_rate_not_at_all(tmp_path: 
 def test_a_refusal_says_when_to_come_back(tmp_path: Path) -> None:
     now = [SECOND]
     rates = Rates(tmp_path / "rates", parse("30/min", 1), clock=lambda: now[0])
-    rates.take(None)
+    rates.take()
     now[0] += SECOND // 2
     with pytest.raises(Refused) as caught:
-        rates.take(None)
+        rates.take()
     assert caught.value.headers == {"Retry-After": "2"}
     assert "30/min" in caught.value.complaint.message
     assert "1500 ms" in caught.value.complaint.message
     now[0] += 1_500_000_000
-    rates.take(None)
+    rates.take()
 
 
 def test_what_was_counted_outlives_the_worker(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_what_was_counted_outlives_the_worker(tmp_path: Path) -> None:
 def test_a_limit_that_cannot_be_counted_lets_nobody_through(tmp_path: Path) -> None:
     (tmp_path / "rates").mkdir()
     with pytest.raises(Refused) as caught:
-        Rates(tmp_path / "rates", parse("5/s")).take(None)
+        Rates(tmp_path / "rates", parse("5/s")).take()
     assert (caught.value.status, caught.value.complaint.code) == (503, "rates_unusable")
 
 
