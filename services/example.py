@@ -6,17 +6,16 @@ Nothing of what callers sent or a model was trained on is in it: the documentati
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from re import _parser as parser  # type: ignore[attr-defined]
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
+import regex  # unlike `re` it tells a text that cannot match from one that is only too short
 
 from services.refusals import Refused
 
 Schema = Mapping[str, Any]
-ALPHABET = "A1a -_.:/@"
-CATEGORIES = {"CATEGORY_DIGIT": "1", "CATEGORY_WORD": "a", "CATEGORY_SPACE": " "}
+ALPHABET, LONGEST = "A1a -_.:/@", 100
 
 
 def taken(schema: Schema, parse: Callable[[bytes], object]) -> Any:
@@ -24,7 +23,7 @@ def taken(schema: Schema, parse: Callable[[bytes], object]) -> Any:
     try:
         made = example(schema, schema.get("$defs", {}))
         parse(msgspec.json.encode(made))
-    except (ValueError, Refused):
+    except (ValueError, Refused, regex.error):
         return None
     return made
 
@@ -32,7 +31,7 @@ def taken(schema: Schema, parse: Callable[[bytes], object]) -> Any:
 def example(schema: Schema, definitions: Mapping[str, Schema]) -> Any:
     """A value that should pass `schema`, in which references are to `definitions` by the last part of their name.
 
-    Only what is required is in it. Raises ValueError for a regular expression that is too much for it.
+    Only what is required is in it. Raises ValueError, or regex.error, for a regular expression that is too much for it.
     """
     if "$ref" in schema:
         return example(definitions[schema["$ref"].rpartition("/")[2]], definitions)
@@ -69,43 +68,15 @@ def _number(schema: Schema) -> float | int:
 
 
 def matching(pattern: str) -> str:
-    """A short text in which `pattern` is found. Raises ValueError when none was."""
-    text = _text(parser.parse(pattern))
-    if re.search(pattern, text) is None:
-        raise ValueError(f"no text was found that matches {pattern}")
+    """A short text in which `pattern` is found. Raises ValueError when none was.
+
+    Grown by a character at a time that completes it, else by the first after which a match is still possible.
+    """
+    grown, text = regex.compile(pattern), ""
+    while re.search(pattern, text) is None:
+        tried = (grown.match(text + one, partial=True) for one in dict.fromkeys(ALPHABET + pattern))
+        longer = [match for match in tried if match and match.end() > len(text)]
+        if not longer or len(text) == LONGEST:
+            raise ValueError(f"no text was found that matches {pattern}")
+        text = next((match for match in longer if not match.partial), longer[0]).string
     return text
-
-
-def _text(parsed: Sequence[tuple[Any, Any]]) -> str:
-    return "".join(_part(str(kind), value) for kind, value in parsed)
-
-
-def _part(kind: str, value: Any) -> str:
-    if kind == "LITERAL":
-        return chr(value)
-    if kind == "ANY":
-        return "a"
-    if kind == "NOT_LITERAL":
-        return next(one for one in ALPHABET if one != chr(value))
-    if kind == "IN":
-        return _one_of(value)
-    if kind in ("MAX_REPEAT", "MIN_REPEAT"):
-        least, most, inner = value
-        return _text(inner) * max(least, min(1, most))
-    if kind == "SUBPATTERN":
-        return _text(value[-1])
-    if kind == "BRANCH":
-        return _text(value[1][0])
-    return ""  # an anchor, or what only looks: `matching` sees whether it holds
-
-
-def _one_of(choices: Sequence[tuple[Any, Any]]) -> str:
-    kind, value = str(choices[0][0]), choices[0][1]
-    if kind == "NEGATE":
-        taken = {chr(code) for each, code in choices[1:] if str(each) == "LITERAL"}
-        spans = [span for each, span in choices[1:] if str(each) == "RANGE"]
-        free = (one for one in ALPHABET if one not in taken and not any(a <= ord(one) <= b for a, b in spans))
-        return next(free, "~")
-    if kind == "RANGE":
-        return chr(value[0])
-    return CATEGORIES.get(str(value), "~") if kind == "CATEGORY" else chr(value)
