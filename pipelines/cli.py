@@ -59,6 +59,8 @@ CHALLENGER = arg("version", type=int, nargs="?", help="default: the newest versi
 DESPITE = arg("--despite-gates", action="store_true", help="though it failed its gates; the ledger keeps that")
 UNSAID = "asked for at the command line"
 WHY = arg("--why", default=UNSAID, help="the reason, for the ledger")
+ACT = (AS_OF, ACTOR, WHY)
+"""As of when, by whom and why: what the ledger keeps of an act."""
 
 COMMANDS: tuple[Command, ...] = (
     Command(
@@ -92,9 +94,7 @@ COMMANDS: tuple[Command, ...] = (
             arg("--rows", type=int, default=10, help="show: how many rows (default 10)"),
             arg("--file", metavar="FILE", help="replay: mended rows (.parquet or .csv) in place of those stored"),
             arg("--accept", action="store_true", help="replay: the world has changed; leave out what the past taught"),
-            AS_OF,
-            ACTOR,
-            WHY,
+            *ACT,
         ),
         "headway quarantine replay DOMAIN SOURCE 20130404T120000Z --why 'hPa again'",
     ),
@@ -119,6 +119,13 @@ COMMANDS: tuple[Command, ...] = (
         (MODEL, AS_OF, arg("--quick", action="store_true", help="leave out Evidently's report (saves ten seconds)")),
         "headway report MODEL --as-of 2013-04-08",
     ),
+    Command(
+        "archive",
+        "show Evidently's full reports of all weeks in a browser, on loopback, behind a password",
+        "pipelines.archive:run",
+        (arg("--port", type=int, default=8000, help="preferred port (default 8000)"),),
+        "headway archive --port 8000",
+    ),
     Command("history", "tell what happened to a model, from the ledger", "pipelines.lifecycle:history", (MODEL,)),
     Command(
         "verify",
@@ -129,7 +136,7 @@ COMMANDS: tuple[Command, ...] = (
         "approve",
         "approve a version that waits for it, and promote it",
         "pipelines.serving_commands:approve",
-        (MODEL, arg("version", type=int, help="the version's number"), AS_OF, ACTOR, WHY),
+        (MODEL, arg("version", type=int, help="the version's number"), *ACT),
         "headway approve MODEL 14 --why 'better on all slices'",
     ),
     Command(
@@ -150,7 +157,7 @@ COMMANDS: tuple[Command, ...] = (
         "rollback",
         "make the version before the champion champion again",
         "pipelines.serving_commands:rollback",
-        (MODEL, AS_OF, ACTOR, WHY),
+        (MODEL, *ACT),
         "headway rollback MODEL --why 'complaints from the desk'",
     ),
     Command(
@@ -175,9 +182,7 @@ COMMANDS: tuple[Command, ...] = (
             arg("--share", type=percentage, metavar="SHARE", help="of entities: 10%% or 0.1"),
             arg("--end", action="store_true", help="end the trial that runs"),
             DESPITE,
-            AS_OF,
-            ACTOR,
-            WHY,
+            *ACT,
         ),
         "headway canary MODEL 14 --share 10%",
     ),
@@ -185,7 +190,7 @@ COMMANDS: tuple[Command, ...] = (
         "shadow",
         "let a version score what the champion answers, with no caller given any of it, or end that",
         "pipelines.serving_commands:shadow",
-        (MODEL, CHALLENGER, arg("--end", action="store_true", help="end the trial that runs"), AS_OF, ACTOR, WHY),
+        (MODEL, CHALLENGER, arg("--end", action="store_true", help="end the trial that runs"), *ACT),
         "headway shadow MODEL 14",
     ),
     Command(

@@ -23,51 +23,32 @@ PATIENCE = 10.0
 
 def promote(given: argparse.Namespace) -> int:
     """Make a stored version champion by hand."""
-    from pipelines import package
-
-    at, model, instant = home(), models.load(given.model), as_of(given)
-    ledger = Ledger(at.ledger_url)
-    body = versions.find(ledger, model.name, given.version).body
-    now = read_pointer(at.pointers, model.name)
+    at, act = home(), _act(given)
+    now = read_pointer(at.pointers, given.model)
     if now is not None and now.version == given.version:
-        print(f"{model.name}: version {given.version} is champion already")
+        print(f"{given.model}: version {given.version} is champion already")
         return 0
-    package.load(at, body["tag"])  # what workers would refuse is not promoted
-    pointer = promotion.promote(
-        ledger, at.pointers, model=model.name, version=given.version, tag=body["tag"], digest=body["digest"],
-        as_of=instant, actor=given.actor, why=given.why, despite_gates=given.despite_gates,
-        key=f"promotion/by hand/{model.name}/{given.version}/{instant.isoformat()}",
-    )  # fmt: skip
-    print(f"{model.name}: version {pointer.version} is champion{_served(at, pointer)}")
-    return 0
+    key = f"promotion/by hand/{given.model}/{given.version}/{act['as_of'].isoformat()}"
+    ledger, stored = Ledger(at.ledger_url), _stored(at, given)
+    made = promotion.promote(ledger, at.pointers, **stored, **act, despite_gates=given.despite_gates, key=key)
+    return _champion(at, made, "champion")
 
 
 def approve(given: argparse.Namespace) -> int:
     """Approve a version that waits, and promote it."""
-    at, model, instant = home(), models.load(given.model), as_of(given)
-    ledger = Ledger(at.ledger_url)
-    version = versions.find(ledger, model.name, given.version).body
-    promotion.approve(
-        ledger, model=model.name, version=given.version, as_of=instant, actor=given.actor, why=given.why,
-        key=f"approval/{model.name}/{given.version}",
-    )  # fmt: skip
-    pointer = promotion.promote(
-        ledger, at.pointers, model=model.name, version=given.version, tag=version["tag"], digest=version["digest"],
-        as_of=instant, actor=given.actor, why=given.why, key=f"promotion/approved/{model.name}/{given.version}",
-    )  # fmt: skip
-    print(f"{model.name}: version {pointer.version} is champion{_served(at, pointer)}")
-    return 0
+    at, act = home(), _act(given)
+    name = f"{given.model}/{given.version}"
+    ledger, stored = Ledger(at.ledger_url), _stored(at, given)
+    promotion.approve(ledger, version=given.version, **act, key=f"approval/{name}")
+    made = promotion.promote(ledger, at.pointers, **stored, **act, key=f"promotion/approved/{name}")
+    return _champion(at, made, "champion")
 
 
 def rollback(given: argparse.Namespace) -> int:
     """Make the version before the champion champion again."""
-    at, model, instant = home(), models.load(given.model), as_of(given)
-    pointer = promotion.rollback(
-        Ledger(at.ledger_url), at.pointers, model=model.name, as_of=instant, actor=given.actor, why=given.why,
-        key=f"rollback/{model.name}/{instant.isoformat()}",
-    )  # fmt: skip
-    print(f"{model.name}: version {pointer.version} is champion again{_served(at, pointer)}")
-    return 0
+    at, act = home(), _act(given)
+    key = f"rollback/{given.model}/{act['as_of'].isoformat()}"
+    return _champion(at, promotion.rollback(Ledger(at.ledger_url), at.pointers, **act, key=key), "champion again")
 
 
 def repair(given: argparse.Namespace) -> int:
@@ -110,19 +91,37 @@ def compare(given: argparse.Namespace) -> int:
 
 
 def _trial(given: argparse.Namespace, kind: TrialKind, **more: Any) -> int:
-    at, model, instant = home(), models.load(given.model), as_of(given)
-    ledger = Ledger(at.ledger_url)
-    said: dict[str, Any] = {"kind": kind, "model": model.name, "as_of": instant, "actor": given.actor, "why": given.why}
+    at, model, act = home(), given.model, {"kind": kind, **_act(given)}
+    ledger, instant = Ledger(at.ledger_url), act["as_of"].isoformat()
     if given.end:
-        trials.end(ledger, at.pointers, **said, key=f"{kind}/{model.name}/end/{instant.isoformat()}")
-        print(f"{model.name}: the {kind} has ended")
+        trials.end(ledger, at.pointers, **act, key=f"{kind}/{model}/end/{instant}")
+        print(f"{model}: the {kind} has ended")
         return 0
-    champion = read_pointer(at.pointers, model.name)
-    version = given.version or versions.challenger(ledger, model.name, champion.version if champion else None)
-    key = f"{kind}/{model.name}/{version}/{instant.isoformat()}"
-    found = trials.start(ledger, at.pointers, **said, version=version, key=key, **more)
-    print(_begun(model.name, kind, found))
-    print(f"see how it does: headway compare {model.name}; end it: headway {kind} {model.name} --end")
+    champion = read_pointer(at.pointers, model)
+    version = given.version or versions.challenger(ledger, model, champion.version if champion else None)
+    found = trials.start(ledger, at.pointers, **act, version=version, key=f"{kind}/{model}/{version}/{instant}", **more)
+    print(_begun(model, kind, found))
+    print(f"see how it does: headway compare {model}; end it: headway {kind} {model} --end")
+    return 0
+
+
+def _act(given: argparse.Namespace) -> dict[str, Any]:
+    """What the ledger keeps of every act upon a model. Raises HeadwayError for a model that is not declared."""
+    model, instant = models.load(given.model), as_of(given)
+    return {"model": model.name, "as_of": instant, "actor": given.actor, "why": given.why}
+
+
+def _stored(at: Home, given: argparse.Namespace) -> dict[str, Any]:
+    """The version that was named, as `promotion.promote` takes it: what workers would refuse is not promoted."""
+    from pipelines import package
+
+    body = versions.find(Ledger(at.ledger_url), given.model, given.version).body
+    package.load(at, body["tag"])
+    return {name: body[name] for name in ("version", "tag", "digest")}
+
+
+def _champion(at: Home, made: Pointer, what: str) -> int:
+    print(f"{made.model}: version {made.version} is {what}{_served(at, made)}")
     return 0
 
 

@@ -197,14 +197,28 @@ def test_a_mistake_in_a_process_of_its_own_ends_with_2_and_no_traceback(reading:
     assert all(name in done.stderr for name in models.names())
 
 
-@pytest.mark.slow
-def test_a_version_that_waits_is_approved_and_rolled_back(root: Home, capsys: Capture) -> None:
-    ledger, pointer = Ledger(root.ledger_url), promotion.read_pointer(root.pointers, MODEL)
-    assert pointer is not None
+def waits(ledger: Ledger) -> None:
+    """A second version that waits for its owner; the files are those of the first."""
     told = ledger.entries(MODEL, "version")[0].body
-    # A second version that waits for its owner; the files are those of the first.
     waiting = {**told, "version": 2, "awaiting_approval": True, "sentence": "version 2 waits for approval"}
     ledger.append("version", MODEL, as_of=START, body=waiting, actor="test", key="version/waits")
+
+
+@pytest.mark.parametrize("act", ["approve", "promote"])
+def test_a_version_whose_files_were_changed_is_not_made_champion(root: Home, capsys: Capture, act: str) -> None:
+    ledger = Ledger(root.ledger_url)
+    waits(ledger)
+    before = ledger.entries()
+    (path,) = root.bentoml.rglob("estimator.joblib")
+    path.write_bytes(path.read_bytes()[:-1] + b" ")
+    assert "estimator.joblib" in refused(capsys, act, MODEL, "2", "--why", "better")
+    assert ledger.entries() == before
+
+
+@pytest.mark.slow
+def test_a_version_that_waits_is_approved_and_rolled_back(root: Home, capsys: Capture) -> None:
+    ledger = Ledger(root.ledger_url)
+    waits(ledger)
     assert main(["approve", MODEL, "2", "--as-of", "2013-04-02", "--why", "better"]) == 0
     assert capsys.readouterr().out == f"{MODEL}: version 2 is champion\n"
     assert main(["rollback", MODEL, "--as-of", "2013-04-03", "--why", "worse"]) == 0
