@@ -8,13 +8,14 @@ takes seconds, so callers import it where they need it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
 from evidently import DataDefinition, Dataset, Report
 from evidently.core.metric_types import SingleValue, SingleValueCalculation, SingleValueMetric
-from evidently.core.report import Context
+from evidently.core.report import Context, Snapshot
 from evidently.legacy.renderers.html_widgets import text_widget
 from evidently.presets import ValueStats
 from markupsafe import escape
@@ -69,23 +70,23 @@ class HeadwayVerdictCalculation(SingleValueCalculation[HeadwayVerdict]):
         return f"Headway's verdict: {self.metric.action} (cause: {self.metric.cause})"
 
 
-def write(
+def draw(
     reference: pd.DataFrame,
     current: pd.DataFrame,
     verdict: Verdict,
     features: Sequence[FeatureLike],
-    path: Path,
+    day: date,
     *,
     seed: int = 0,
-) -> None:
-    """Write Evidently's report of the listed columns to `path`.
+) -> Snapshot:
+    """Evidently's report of the listed columns.
 
     Args:
         reference: rows that the champion was trained on, a column each feature.
         current: rows that serving saw in the week, a column each feature.
         verdict: of the week; it comes first in the report.
         features: the columns to draw; one with no value at all on either side is left out (it would abort the report).
-        path: of the HTML file.
+        day: the last of the week.
         seed: of the sample of at most 10,000 rows of each side.
 
     Raises:
@@ -102,7 +103,12 @@ def write(
     sides = [Dataset.from_pandas(_sample(rows, [*numbers, *texts], seed), definition) for rows in (current, reference)]
     verdict_first = HeadwayVerdict(sentence=verdict.sentence, action=verdict.action, cause=verdict.cause)
     report = Report([verdict_first, *(ValueStats(column=each.name) for each in drawn)])
-    path.write_text(_closed(report.run(*sides).get_html_str(as_iframe=False)), encoding="utf-8")
+    return report.run(*sides, timestamp=datetime.combine(day, time(), UTC), name=f"week to {day}")
+
+
+def write(report: Snapshot, path: Path) -> None:
+    """Write a report to `path` as one HTML file that asks nothing of any host."""
+    path.write_text(_closed(report.get_html_str(as_iframe=False)), encoding="utf-8")
 
 
 def _closed(html: str) -> str:

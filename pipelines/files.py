@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,3 +85,15 @@ def read_json(path: Path, kind: type[T]) -> T:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise HeadwayError(f"{path} is not readable: {error}. Put the file back from a backup, or remove it.") from None
+
+
+def secret(path: Path, prefix: str = "") -> str:
+    """The secret in `path`, made on first use: `prefix` and 32 random characters, in a file of mode 0600."""
+    if not path.exists():
+        half = half_of(path)
+        half.touch(0o600)
+        half.write_text(prefix + secrets.token_urlsafe(24))
+        with suppress(FileExistsError):  # whoever was first has made it
+            os.link(half, path)
+        half.unlink()
+    return path.read_text()

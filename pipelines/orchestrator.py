@@ -5,9 +5,7 @@ Nothing here imports Prefect (3 s): the command line and the supervisor speak to
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +13,7 @@ import httpx
 
 from features import HeadwayError
 from pipelines.children import MARK
+from pipelines.files import secret
 from pipelines.home import PROJECT, Home, environment
 
 POOL = "headway"
@@ -68,12 +67,7 @@ def client_environment(at: Home, prefect_url: str) -> dict[str, str]:
 
 def auth_string(at: Home) -> str:
     """The Prefect server's `user:password`, made on first use and kept in a file of mode 0600."""
-    path = at.prefect / "auth"
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(f"headway:{secrets.token_urlsafe(24)}")
-    return path.read_text()
+    return secret(at.prefect / "auth", "headway:")
 
 
 class Api:

@@ -15,7 +15,7 @@ from monitoring import page, profile
 from monitoring.page import Approval, Champion, Link, Quarantined, Serving, Week
 from monitoring.parity import Parity
 from monitoring.verdict import Verdict
-from pipelines import night, predictions, promotion, serving_health
+from pipelines import archive, night, predictions, promotion, serving_health
 from pipelines.home import Home
 from pipelines.ingest import deliveries
 from pipelines.ledger import Entry, Ledger
@@ -153,5 +153,8 @@ def _evidently(at: Home, model: Model, as_of: datetime, week: Week, path: Path) 
     _, packaged = live
     rows = predictions.predictions(at, model, *span(model, as_of))
     current = predictions.served_features(rows).assign(**{profile.SCORE: rows["prediction"]})
-    evidently_report.write(packaged.sample, pd.DataFrame(current), verdict, packaged.manifest.features, path)
+    last = date.fromisoformat(week.until)
+    drawn = evidently_report.draw(packaged.sample, pd.DataFrame(current), verdict, packaged.manifest.features, last)
+    evidently_report.write(drawn, path)
+    archive.keep(at, model.name, drawn, last)
     return True

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,8 @@ def test_the_report_has_our_verdict_and_no_banner_of_its_own(tmp_path: Path) -> 
     current = weather(random, 500, 0.6).assign(moon_age=np.nan, secret=1.0)
     week = verdict(6, drift=judged(storm=0.6))
     path = tmp_path / "report.html"
-    evidently_report.write(reference.assign(secret=1.0), current, week, FEATURES, path)
+    day = date(2013, 4, 7)
+    evidently_report.write(evidently_report.draw(reference.assign(secret=1.0), current, week, FEATURES, day), path)
     text = path.read_text(encoding="utf-8")
     assert "Retrain: `wind_from`, `water_level`" in text
     assert "default-src 'none'" in text.partition("<style")[0]
@@ -34,4 +36,4 @@ def test_the_report_has_our_verdict_and_no_banner_of_its_own(tmp_path: Path) -> 
     assert "secret" not in data  # not listed
     assert "Dataset Drift" not in data
     with pytest.raises(HeadwayError, match="nothing to draw"):
-        evidently_report.write(reference[:0], current, week, FEATURES, path)
+        evidently_report.draw(reference[:0], current, week, FEATURES, day)
