@@ -148,9 +148,9 @@ def decide(
     confirmed = sum(alarms) >= model.monitoring.confirm[0]
     age = as_of - trained_as_of
     causes = _causes(evidence, confirmed=confirmed, old=age > model.retraining.max_age)
-    cause, held = causes[0], _held(model, as_of, sorted({trained_as_of, *trainings}))
+    cause, until = causes[0], held(model, as_of, sorted({trained_as_of, *trainings}))
     unconfirmed = cause in ("input drift", "relation drift") and not confirmed
-    action = _action(cause, waits=unconfirmed or held is not None)
+    action = _action(cause, waits=unconfirmed or until is not None)
     reasons: dict[Cause, Callable[[], str]] = {
         "data fault": lambda: _faulty(evidence.faults),
         "parity breach": lambda: f"serving and training disagree: {parity.sentence if parity else ''}",
@@ -169,7 +169,7 @@ def decide(
         champion_version=champion_version,
         action=action,
         cause=cause,
-        sentence=_sentence(action, cause, what, None if unconfirmed else held),
+        sentence=_sentence(action, cause, what, None if unconfirmed else until),
         inputs=_named(drift),
         windows=drift.windows if drift else 0,
         false_alarms_per_year=model.monitoring.false_alarms_per_year,
@@ -245,8 +245,12 @@ def _alarms(model: Model, earlier: Sequence[bool], evidence: Evidence) -> list[b
     return [*earlier, _raised(evidence)][-model.monitoring.confirm[1] :]
 
 
-def _held(model: Model, as_of: datetime, trainings: Sequence[datetime]) -> tuple[datetime, str] | None:
-    """Until when cooldown or budget forbid another training, and why; None when neither does."""
+def held(model: Model, as_of: datetime, trainings: Sequence[datetime]) -> tuple[datetime, str] | None:
+    """Until when cooldown or budget forbid another training, and why; None when neither does.
+
+    Args:
+        trainings: oldest first, at least one.
+    """
     last, most = trainings[-1], model.retraining.max_per_month
     found = [(last + model.retraining.cooldown, f"the last training was on {last:%d %B}")]
     recent = [each for each in trainings if each > as_of - MONTH]
