@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import time
@@ -29,6 +30,17 @@ QUIET = {
 SINGLE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """Needed before any import: with the libraries' own thread pools, processes that share cores slow each other many
 times over, serving workers above all."""
+
+VARIABLES = (
+    "HEADWAY_HOME", "HEADWAY_LEDGER_URL", "HEADWAY_API_KEY", "HEADWAY_WORKERS", "HEADWAY_CLOCK", "HEADWAY_KEYS",
+    "HEADWAY_RATE", "HEADWAY_BURST", "HEADWAY_IN_FLIGHT", "HEADWAY_BODY_LIMIT", "HEADWAY_SHADOW_QUEUE",
+    "HEADWAY_METRICS", "HEADWAY_ACCESS_LOG", "HEADWAY_TRACES", "HEADWAY_SENTRY_DSN", "HEADWAY_IMAGE",
+)  # fmt: skip
+"""What people may set; `services.settings` says what most of it is for."""
+INTERNAL = ("HEADWAY_STACK", "HEADWAY_GUARD_LOG")
+"""What our own processes and tests set for each other."""
+SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT(_\d+_|$)")
+"""In what Kubernetes tells every pod of a Service: of one called headway it is named like ours."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +127,9 @@ class Home:
 def home() -> Home:
     """The root named by HEADWAY_HOME, default `.headway` beside `pyproject.toml`.
 
-    Raises HeadwayError when it cannot be a private folder.
+    Raises HeadwayError when it cannot be a private folder, or the environment names what is no setting.
     """
+    known(os.environ)
     root = Path(os.environ.get("HEADWAY_HOME") or PROJECT / ".headway").expanduser().absolute()
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -124,6 +137,19 @@ def home() -> Home:
     except OSError as error:
         raise HeadwayError(f"HEADWAY_HOME={root} cannot be used ({error}). Name a folder that you own.") from None
     return Home(root)
+
+
+def known(environment: Mapping[str, str]) -> None:
+    """Raise HeadwayError for a name in `environment` that is meant for us and is none of ours: a typo does nothing."""
+    ours = {*VARIABLES, *INTERNAL}
+    for name in sorted(environment):
+        if name.startswith("HEADWAY_") and name not in ours and not SERVICE_LINK.search(name):
+            rest = {each.removeprefix("HEADWAY_"): each for each in VARIABLES}
+            near = difflib.get_close_matches(name.removeprefix("HEADWAY_"), rest, n=1)
+            raise HeadwayError(
+                f"{name} is set, and is no setting. {f'Did you mean {rest[near[0]]}? ' if near else ''}"
+                f"Unset it, or use one of: {', '.join(VARIABLES)}."
+            )
 
 
 def environment(at: Home, base: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from features import HeadwayError
-from pipelines.home import PROJECT, QUIET, SINGLE_THREAD, Home, environment, home, utc
+from pipelines.cli import main
+from pipelines.home import INTERNAL, PROJECT, QUIET, SINGLE_THREAD, VARIABLES, Home, environment, home, known, utc
 
 ROOMS = ("lake", "quarantine", "snapshots", "feast", "bentoml", "pointers", "predictions", "nights", "reports", "logs")
 
@@ -55,6 +57,49 @@ def test_the_ledger_is_below_the_root_unless_named(home: Home, monkeypatch: pyte
     assert home.ledger_url == f"sqlite:///{home.root}/registry/ledger.db"
     monkeypatch.setenv("HEADWAY_LEDGER_URL", "postgresql://elsewhere/x")
     assert home.ledger_url == "postgresql://elsewhere/x"
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [("HEADWAY_WORKER", "HEADWAY_WORKERS"), ("HEADWAY_HOEM", "HEADWAY_HOME"), ("HEADWAY_RATES", "HEADWAY_RATE")],
+)
+def test_a_variable_that_is_none_of_ours_is_told_with_the_nearest_when_a_command_starts(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typo: str, meant: str
+) -> None:
+    monkeypatch.setenv(typo, "2")
+    assert main(["models"]) == 2
+    told = capsys.readouterr().err
+    assert f"{typo} is set, and is no setting. Did you mean {meant}?" in told
+    assert all(name in told for name in VARIABLES)
+
+
+def test_what_is_like_nothing_is_told_without_a_guess() -> None:
+    with pytest.raises(HeadwayError, match=r"HEADWAY_X is set, and is no setting. Unset it, or use one of: HEADWAY_"):
+        known({"HEADWAY_X": ""})
+
+
+def test_what_others_set_is_none_of_our_business() -> None:
+    links = ("HEADWAY_SERVICE_HOST", "HEADWAY_SERVICE_PORT_HTTP", "HEADWAY_PORT", "HEADWAY_NIGHTS_PORT_4200_TCP_ADDR")
+    known(dict.fromkeys([*links, "HEADWAYS", "headway_home", "MY_HEADWAY_HOME"], "x"))
+
+
+def test_every_variable_that_the_project_sets_reads_or_shows_is_known_and_none_other() -> None:
+    folders = (
+        "features",
+        "expectations",
+        "models",
+        "pipelines",
+        "monitoring",
+        "services",
+        "benchmarks",
+        "tests",
+        "docs",
+    )
+    paths = [path for folder in folders for path in (PROJECT / folder).rglob("*") if path.suffix not in ("", ".pyc")]
+    ours = [path for path in paths if path.is_file() and path.name not in ("home.py", "test_home.py")]
+    texts = [path.read_text(errors="ignore") for path in (*ours, PROJECT / "README.md", PROJECT / ".ci/run")]
+    named = {name for text in texts for name in re.findall(r"\bHEADWAY_[A-Z][A-Z_]*\b", text)}
+    assert named == {*VARIABLES, *INTERNAL}
 
 
 def test_the_environment_wins_over_what_was_there(home: Home) -> None:
