@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import partial
 
 import msgspec
 import pandas as pd
@@ -16,19 +16,16 @@ import features
 import models
 from features import HeadwayError
 from models import Model
-from monitoring import budget, drift, parity, profile, relation, verdict
+from monitoring import parity, profile
 from monitoring.parity import Parity
-from monitoring.profile import Profile
-from monitoring.relation import Day
 from monitoring.verdict import Fault, Verdict
-from pipelines import feature_tables, gain, outcomes, package, predictions, promotion, skew
+from pipelines import decision, feature_tables, gain, outcomes, package, predictions, promotion, skew
+from pipelines.decision import Night, Seen, day_before
 from pipelines.files import read_json, write_json
 from pipelines.frame import with_features
 from pipelines.home import Home
 from pipelines.ingest import Delivery, deliveries, ingest
 from pipelines.ledger import Ledger
-from pipelines.package import Packaged
-from pipelines.promotion import Pointer
 from pipelines.retention import expire
 from pipelines.retraining import champion, reigning
 from services.answers import Role
@@ -37,27 +34,9 @@ DAY = timedelta(days=1)
 CHAMPION: tuple[Role, ...] = ("champion",)
 
 __all__ = [
-    "Night", "build_tables", "check_parity", "compact", "expire", "ingest", "judge", "match_labels", "materialize",
-    "night", "nights", "refresh", "take_profile",
+    "Night", "build_tables", "check_parity", "compact", "day_before", "expire", "ingest", "judge", "match_labels",
+    "materialize", "night", "nights", "refresh", "seen", "take_profile",
 ]  # fmt: skip
-
-
-class Night(msgspec.Struct, frozen=True, kw_only=True):
-    """What a night found about one model's latest full day."""
-
-    model: str
-    day: str
-    """The UTC day that was looked at."""
-    as_of: str
-    version: int
-    digest: str
-    profile: Profile
-    """Of what serving saw, in the bins of the version that was champion at the day's end."""
-    degraded: int
-    """Predictions for which a default stood in for some feature."""
-    parity: Parity | None
-    labels: int
-    """Labels of the day known by `as_of`."""
 
 
 def refresh(at: Home, domain: str, as_of: datetime) -> list[Delivery]:
@@ -195,80 +174,19 @@ def judge(at: Home, model: Model, as_of: datetime) -> Verdict:
     if reign is None:
         raise HeadwayError(f"{model.name} has no champion to judge. Train one: `headway train {model.name}`.")
     pointer, packaged = reign
-    found = _decide(at, model, as_of, pointer, packaged)
+    found = decision.decide(seen(at, model), model, as_of, pointer, packaged)
     ledger.append("verdict", model.name, as_of=as_of, body=msgspec.to_builtins(found), actor="night", key=key)
     return found
 
 
-def _decide(at: Home, model: Model, as_of: datetime, pointer: Pointer, packaged: Packaged) -> Verdict:
-    _, until = day_before(as_of)
-    began = _midnight(datetime.fromisoformat(pointer.as_of))
-    window = model.monitoring.window
-    days_in = max(0, (until - began) // DAY)
-    closes = days_in > 0 and (until - began) % window == timedelta(0)
-    tonight = nights(at, model, until - DAY, until)
-    trained = Ledger(at.ledger_url).entries(model.name, "version", as_of)
-    return verdict.decide(
-        model,
-        as_of=as_of,
-        champion_version=pointer.version,
-        trained_as_of=datetime.fromisoformat(packaged.manifest.trained_as_of),
-        # What was trained at `as_of` itself was trained because of this night.
-        trainings=[entry.as_of for entry in trained if entry.as_of < as_of],
-        faults=_faults(at, model, until - DAY, as_of),
-        parity=tonight[-1].parity if tonight else None,
-        days_in=days_in % (window // DAY),
-        **(_closed(at, model, as_of, pointer, packaged) if closes else {}),
-    )
-
-
-def _closed(at: Home, model: Model, as_of: datetime, pointer: Pointer, packaged: Packaged) -> dict[str, Any]:
-    """What a window that closed tonight adds to the evidence, by the names that `verdict.decide` has for it."""
-    _, until = day_before(as_of)
-    window, level, reference = model.monitoring.window, budget.alpha(model.monitoring), packaged.reference
-    days = _window(at, model, until - window, until, pointer)
-    labels = _surprise(at, model, until - window, as_of, reference)
-    tables = features.load(model.domain).tables_of(model.feature_service)
-    return {
-        "drift": drift.judge(reference, days, window=window, alpha=level),
-        "relation": relation.judge(model.task, reference.surprise, labels, window=window, alpha=level),
-        "earlier": _earlier(at, model, pointer, as_of),
-        "gain": gain.expected(at, model, as_of, packaged) if model.monitoring.expected_gain else None,
-        "days": days,
-        "sources": {each.name: " and ".join(table.sources) for table in tables for each in table.features},
-    }
-
-
-def _earlier(at: Home, model: Model, pointer: Pointer, as_of: datetime) -> list[bool]:
-    """Which windows that closed in the champion's reign, before this night, alarmed, oldest first: the ledger knows."""
-    began, tonight = datetime.fromisoformat(pointer.as_of), _midnight(as_of)
-    closed = {
-        _midnight(entry.as_of): verdict.alarmed(msgspec.convert(entry.body, Verdict))
-        for entry in Ledger(at.ledger_url).entries(model.name, "verdict", tonight)
-        if began < entry.as_of < tonight and entry.body["champion_version"] == pointer.version
-    }
-    return [alarm for alarm in closed.values() if alarm is not None]
-
-
-def _window(at: Home, model: Model, since: datetime, until: datetime, pointer: Pointer) -> dict[str, Profile]:
-    """The profiles of a window's days; days on which a feed was broken are the fault's, not the world's."""
-    found = [each for each in nights(at, model, since, until) if each.digest == pointer.digest]
-    starts = {each.day: datetime.fromisoformat(each.day).replace(tzinfo=until.tzinfo) for each in found}
-    return {
-        each.day: each.profile for each in found if not _faults(at, model, starts[each.day], starts[each.day] + DAY)
-    }
-
-
-def _surprise(at: Home, model: Model, since: datetime, as_of: datetime, reference: profile.Reference) -> dict[str, Day]:
-    """Surprise of the window's days whose labels have matured by `as_of`."""
-    until = _midnight(as_of - model.examples.label_matures)
-    if until <= since:
-        return {}
-    rows = predictions.labelled(at, model, since, until, as_of=as_of)
-    rows = rows[rows["role"] == "champion"]  # what a canary knows less well is no change of the world
-    days = profile.iso_days(rows["decision_time"])
-    return relation.daily(
-        model.task, rows["label"].to_numpy(), rows["prediction"].to_numpy(), days, reference.residual_sd
+def seen(at: Home, model: Model) -> Seen:
+    """What a night's decision may look at, of this root."""
+    return Seen(
+        ledger=Ledger(at.ledger_url),
+        nights=partial(nights, at, model),
+        faults=partial(_faults, at, model),
+        labelled=partial(predictions.labelled, at, model),
+        gain=partial(gain.expected, at, model),
     )
 
 
@@ -277,13 +195,3 @@ def _faults(at: Home, model: Model, since: datetime, until: datetime) -> list[Fa
     found = deliveries(at, model.domain, since, until)
     stops = dict.fromkeys((delivery.source, sentence) for delivery in found for sentence in delivery.stops)
     return [Fault(source, sentence) for source, sentence in stops]
-
-
-def day_before(as_of: datetime) -> tuple[datetime, datetime]:
-    """The latest full UTC day before `as_of`: its first instant and its end."""
-    until = _midnight(as_of)
-    return until - DAY, until
-
-
-def _midnight(instant: datetime) -> datetime:
-    return instant.replace(hour=0, minute=0, second=0, microsecond=0)

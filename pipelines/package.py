@@ -144,24 +144,37 @@ def store(at: Home, manifest: Manifest, estimator: Any, reference: Reference, sa
     import bentoml
 
     contents = at.room("bentoml", f"staging-{manifest.model}")
-    shutil.rmtree(contents)
-    contents.mkdir(mode=0o700)
-    with (contents / ESTIMATOR).open("wb") as file:
-        _Pickler(file).dump(estimator)
-    (contents / REFERENCE).write_bytes(msgspec.json.encode(reference, order="deterministic"))
-    sample.to_parquet(contents / SAMPLE, index=False)
-    files = {path.name: _sha256(path) for path in sorted(contents.iterdir())}
-    full = msgspec.structs.replace(manifest, files=files, digest="", tag="")
-    digest = _digest(full)
-    full = msgspec.structs.replace(full, digest=digest, tag=tag_of(manifest.model, digest))
+    full = seal(contents, manifest, estimator, reference, sample)
     models = _models(at)
     if full.tag not in {str(model.tag) for model in models.list()}:
         with bentoml.models.create(full.tag, labels={"task": manifest.task}, _model_store=models) as model:
-            for name in files:
+            for name in full.files:
                 shutil.copy2(contents / name, model.path_of(name))
             Path(model.path_of(MANIFEST)).write_bytes(msgspec.json.format(msgspec.json.encode(full)))
     shutil.rmtree(contents)
     return full
+
+
+def seal(folder: Path, manifest: Manifest, estimator: Any, reference: Reference, sample: pd.DataFrame) -> Manifest:
+    """Write a version's files to `folder`, in place of all that is there, and return the manifest that vouches for them.
+
+    The same version gives the same bytes, and so the same digest, wherever it is written.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    with (folder / ESTIMATOR).open("wb") as file:
+        _Pickler(file).dump(estimator)
+    (folder / REFERENCE).write_bytes(msgspec.json.encode(reference, order="deterministic"))
+    sample.to_parquet(folder / SAMPLE, index=False)
+    return vouch(folder, manifest)
+
+
+def vouch(folder: Path, manifest: Manifest) -> Manifest:
+    """The manifest, complete with the digests of the files in `folder`, its own, and the tag that follows from it."""
+    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    full = msgspec.structs.replace(manifest, files=files, digest="", tag="")
+    digest = _digest(full)
+    return msgspec.structs.replace(full, digest=digest, tag=tag_of(manifest.model, digest))
 
 
 def load(at: Home, tag: str) -> Packaged:

@@ -74,7 +74,13 @@ def labelled(at: Home, model: Model, since: datetime, until: datetime, *, as_of:
     An example that was asked for several times counts once, with the last answer. Labels join by example id; a
     prediction that names no example, or none that the sources know, has the outcome that callers told of it.
     """
-    asked = predictions(at, model, since, until)
+    return with_labels(at, model, predictions(at, model, since, until), since, until, as_of=as_of)
+
+
+def with_labels(
+    at: Home, model: Model, asked: pd.DataFrame, since: datetime, until: datetime, *, as_of: datetime
+) -> pd.DataFrame:
+    """`labelled` of predictions that are at hand: those `asked` in (since, until], in order."""
     again = asked["example_id"].notna() & asked["example_id"].duplicated(keep="last")
     truth = examples(at, model, since, until, as_of=as_of)
     known = truth.drop(columns="decision_time")

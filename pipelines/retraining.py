@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -113,9 +114,13 @@ def fit(model: Model, parts: Split) -> Candidate:
 
 def evaluate(at: Home, model: Model, as_of: datetime, parts: Split, candidate: Candidate) -> Evaluation:
     """Judge a candidate on the holdout, against the baselines and the champion of that instant."""
+    return weigh(model, parts, candidate, _champion(at, model, parts.holdout, as_of))
+
+
+def weigh(model: Model, parts: Split, candidate: Candidate, champion: np.ndarray | None) -> Evaluation:
+    """`evaluate`, given what the champion of that instant answers: see `unseen_answers`."""
     holdout, label = parts.holdout, parts.holdout.rows["label"].to_numpy()
     ours = predict(model, candidate.estimator, holdout.inputs)
-    champion = _champion(at, model, holdout, as_of)
     declared = features.load(model.domain).features_of(model.feature_service)
     # The holdout comes first, and golden rows first of all: those are compared as they are.
     sample = pd.concat([holdout.inputs, parts.train.inputs], ignore_index=True)
@@ -132,10 +137,16 @@ def store(
     at: Home, model: Model, as_of: datetime, parts: Split, candidate: Candidate, evaluation: Evaluation
 ) -> Manifest:
     """Package the candidate with all that is known about it, and the reference that monitoring compares with."""
+    reference, sample = _reference(model, parts, candidate, evaluation)
+    return package.store(at, describe(model, as_of, parts, evaluation), candidate.estimator, reference, sample)
+
+
+def describe(model: Model, as_of: datetime, parts: Split, evaluation: Evaluation) -> Manifest:
+    """All that is known about a candidate, but for the files that hold it."""
     domain = features.load(model.domain)
     service = model.feature_service
     golden = parts.holdout.inputs.head(GOLDEN_ROWS)
-    manifest = Manifest(
+    return Manifest(
         model=model.name, task=model.task, domain=model.domain, feature_service=service,
         trained_as_of=as_of.isoformat(), trained_until=parts.trained_until.isoformat(),
         features=tuple(FeatureSpec(f.name, f.dtype, f.default) for f in domain.features_of(service)),
@@ -150,8 +161,6 @@ def store(
         golden=package.golden(golden, evaluation.predictions[: len(golden)]), interval=_band(model, parts, evaluation),
         scorer=evaluation.scorer, scorer_note=evaluation.scorer_note,
     )  # fmt: skip
-    reference, sample = _reference(model, parts, candidate, evaluation)
-    return package.store(at, manifest, candidate.estimator, reference, sample)
 
 
 def settle(
@@ -159,7 +168,15 @@ def settle(
     verdict: Entry | None,
 ) -> Outcome:  # fmt: skip
     """Write the version to the ledger, then promote it, let it wait for approval, or refuse it."""
-    ledger, instant = Ledger(at.ledger_url), as_of.isoformat()
+    return enter(Ledger(at.ledger_url), at.pointers, model, as_of, manifest, evaluation, actor=actor, verdict=verdict)
+
+
+def enter(
+    ledger: Ledger, pointers: Path, model: Model, as_of: datetime, manifest: Manifest, evaluation: Evaluation, *,
+    actor: str, verdict: Entry | None,
+) -> Outcome:  # fmt: skip
+    """`settle` in a ledger, with the folder of its pointer files, that are at hand."""
+    instant = as_of.isoformat()
     key = f"version/{model.name}/{instant}/{manifest.digest[:16]}"
     version = _number(ledger, model, key)
     failed = [gate for gate in evaluation.gates if not gate.passed]
@@ -177,7 +194,7 @@ def settle(
         ledger.append("refusal", model.name, as_of=as_of, body=refusal, actor=actor, key=f"refusal/{key}")
     elif not waiting:
         promotion.promote(
-            ledger, at.pointers, model=model.name, version=version, tag=manifest.tag, digest=manifest.digest,
+            ledger, pointers, model=model.name, version=version, tag=manifest.tag, digest=manifest.digest,
             as_of=as_of, actor=actor, why=why, key=f"promotion/{key}",
         )  # fmt: skip
     return Outcome(
@@ -215,7 +232,11 @@ def _champion(at: Home, model: Model, holdout: Frame, as_of: datetime) -> np.nda
     before = [reign for reign in reigns if datetime.fromisoformat(reign.as_of) < as_of]
     if not before:
         return None
-    packaged = package.load(at, before[-1].tag)
+    return unseen_answers(model, package.load(at, before[-1].tag), holdout)
+
+
+def unseen_answers(model: Model, packaged: package.Packaged, holdout: Frame) -> np.ndarray:
+    """What a version answers to rows (n,), NaN for those that it was trained on."""
     unseen = holdout.rows["decision_time"] > pd.Timestamp(packaged.manifest.trained_until)
     return np.where(unseen, _answers(packaged, holdout), np.nan)
 
