@@ -156,7 +156,7 @@ def store(at: Home, manifest: Manifest, estimator: Any, reference: Reference, sa
 
 
 def seal(folder: Path, manifest: Manifest, estimator: Any, reference: Reference, sample: pd.DataFrame) -> Manifest:
-    """Write a version's files to `folder`, in place of all that is there, and return the manifest that vouches for them.
+    """Write a version's files to `folder`, in place of all that is there; the manifest that vouches for them.
 
     The same version gives the same bytes, and so the same digest, wherever it is written.
     """
