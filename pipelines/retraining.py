@@ -130,14 +130,14 @@ def weigh(model: Model, parts: Split, candidate: Candidate, champion: np.ndarray
     if champion is not None and np.isfinite(champion).all():
         metrics["champion"] = score(model, label, champion)
     rounded = {name: round(value, DIGITS) for name, value in metrics.items() if np.isfinite(value)}
-    return Evaluation(gates, rounded, _importance(model, candidate, holdout), ours, chosen.scorer, chosen.note)
+    return Evaluation(gates, rounded, importances(model, candidate, holdout), ours, chosen.scorer, chosen.note)
 
 
 def store(
     at: Home, model: Model, as_of: datetime, parts: Split, candidate: Candidate, evaluation: Evaluation
 ) -> Manifest:
     """Package the candidate with all that is known about it, and the reference that monitoring compares with."""
-    reference, sample = _reference(model, parts, candidate, evaluation)
+    reference, sample = make_reference(model, parts, candidate, evaluation)
     return package.store(at, describe(model, as_of, parts, evaluation), candidate.estimator, reference, sample)
 
 
@@ -251,7 +251,8 @@ def _on_train(model: Model, candidate: Candidate, parts: Split) -> float:
     return score(model, parts.train.rows["label"].to_numpy(), predict(model, candidate.estimator, parts.train.inputs))
 
 
-def _importance(model: Model, candidate: Candidate, holdout: Frame) -> dict[str, float]:
+def importances(model: Model, candidate: Candidate, holdout: Frame) -> dict[str, float]:
+    """Permutation importance of each feature on the holdout, summing to 1."""
     rows = holdout.inputs.sample(min(IMPORTANCE_ROWS, len(holdout)), random_state=SEED)
     label = holdout.rows["label"].loc[rows.index].to_numpy()
     found = permutation_importance(
@@ -262,9 +263,10 @@ def _importance(model: Model, candidate: Candidate, holdout: Frame) -> dict[str,
     return {name: round(float(weight), DIGITS) for name, weight in zip(rows.columns, weights, strict=True)}
 
 
-def _reference(
+def make_reference(
     model: Model, parts: Split, candidate: Candidate, evaluation: Evaluation
 ) -> tuple[profile.Reference, pd.DataFrame]:
+    """What monitoring compares with, and a sample of the rows behind the candidate."""
     trained = predict(model, candidate.estimator, parts.train.inputs)
     inputs = pd.concat([parts.train.inputs, parts.holdout.inputs], ignore_index=True)
     scored = inputs.assign(**{profile.SCORE: np.concatenate([trained, evaluation.predictions])})
