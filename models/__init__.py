@@ -16,7 +16,9 @@ from features._contract import DeclarationError, Name, contract, unique
 
 __all__ = ["DeclarationError", "Examples", "Gates", "Model", "Monitoring", "Retraining", "Slice", "load", "names"]
 
-Task = Literal["binary", "regression"]
+Task = Literal["binary", "multiclass", "regression"]
+"""What a prediction is: the probability of yes; one of several classes, with the probability of each; a value."""
+FEWEST_CLASSES = 3
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Days = Annotated[timedelta, Field(ge=timedelta(days=1))]
 
@@ -28,8 +30,9 @@ class Examples:
     The query runs on DuckDB with one relation for each source, holding only rows known by the instant asked
     about, and `span(since, until)`: return the examples whose decision time lies in (since, until]. It returns
     `example_id`, `decision_time`, `label`, `label_known_at`, the entity keys and the request inputs of the
-    model's feature service, and the columns that slices need. `label` is null while it is not known, and stays
-    null where there will never be one; such an example is predicted, but neither trained on nor scored.
+    model's feature service, and the columns that slices need. `label` is 1.0 or 0.0 (binary), the name of a class
+    (multiclass) or a number (regression). It is null while it is not known, and stays null where there will never be
+    one; such an example is predicted, but neither trained on nor scored.
     """
 
     sources: tuple[Name, ...] = Field(min_length=1)
@@ -60,7 +63,8 @@ class Gates:
     loss_to_champion: Annotated[float, Field(ge=0.0)]
     """Its metric may lie below the champion's by at most this, at the lower end of the paired interval."""
     calibration: Annotated[float, Field(gt=0.0)]
-    """Binary: largest expected calibration error. Regression: largest |mean error| in standard deviations."""
+    """Binary: largest expected calibration error. Multiclass: the same of the likeliest class and its probability.
+    Regression: largest |mean error| in standard deviations."""
     latency_ms: Annotated[float, Field(gt=0.0)] = 50.0
     """Median time of one prediction of one row, in milliseconds."""
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
@@ -109,6 +113,9 @@ class Model:
     owner: str = Field(min_length=1)
     description: str = Field(min_length=1)
     task: Task
+    classes: tuple[Name, ...] = ()
+    """Multiclass only: every class there is, as the examples' labels, answers and outcomes call them. Another order, or
+    another class, makes another question of it: until it is retrained the champion answers the old one."""
     domain: Name
     feature_service: Name
     examples: Examples
@@ -118,7 +125,8 @@ class Model:
     holdout: Days
     """The latest examples before `as_of`, kept out of training: what all gates are judged on."""
     metric: str
-    """A scikit-learn scorer name, larger is better: roc_auc, neg_mean_absolute_error, ..."""
+    """A scikit-learn scorer name, larger is better: roc_auc (binary), roc_auc_ovr or neg_log_loss (multiclass),
+    neg_mean_absolute_error (regression), ..."""
     baselines: dict[Name, Callable[[], Any]] = Field(min_length=1)
     """At least the dumb one; each makes an unfitted estimator."""
     slices: tuple[Slice, ...] = ()
@@ -137,6 +145,14 @@ class Model:
     @model_validator(mode="after")
     def _consistent(self) -> Model:
         unique(self.slices, "slices")
+        unique(self.classes, "classes", of=str)
+        if self.task != "multiclass" and self.classes:
+            raise ValueError(f"classes are declared for the task multiclass, not for {self.task}")
+        if self.task == "multiclass" and len(self.classes) < FEWEST_CLASSES:
+            raise ValueError(
+                f"multiclass needs its {FEWEST_CLASSES} or more classes, by name: classes=('low', 'middle', 'high'); "
+                "of two classes the task is binary"
+            )
         if self.holdout >= self.training_window:
             raise ValueError(f"holdout {self.holdout} must be shorter than training_window {self.training_window}")
         needed = self.training_window + self.examples.label_matures

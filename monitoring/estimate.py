@@ -16,6 +16,7 @@ import numpy as np
 from sklearn.isotonic import IsotonicRegression
 
 from monitoring.drift import number
+from monitoring.relation import versus_rest
 
 ENOUGH = 100
 """Fewer rows of the holdout than this, and nothing is learned from it."""
@@ -43,35 +44,41 @@ def implied(metric: str, label: np.ndarray, prediction: np.ndarray, asked: np.nd
 
     Args:
         metric: a scikit-learn scorer name.
-        label, prediction: (m,) float64, of the holdout.
-        asked: (n,) float64, answers whose labels are missing.
+        label, prediction: float64, of the holdout: (m,), predictions of several classes (m, classes).
+        asked: float64, answers whose labels are missing: (n,) or (n, classes).
 
     Returns:
-        (n,) the chance that the label is 1, by isotonic regression on bins of the answer; for errors of values, the
-        expected |error|, or its square, in the answer's bin. None: the metric is not one of those, or the holdout is
-        too small or all of one class.
+        (n,) the chance that the label is 1, by isotonic regression on bins of the answer; (n, classes) the same of each
+        class against the rest, made to sum to 1 (Zadrozny and Elkan 2002); for errors of values, the expected |error|,
+        or its square, in the answer's bin. None: the metric is not one of those, or the holdout is too small or all of
+        one class.
     """
     if len(label) < ENOUGH:
         return None
     if metric in POWERS:
         return _by_bins(np.abs(label - prediction) ** POWERS[metric], prediction, asked)
-    if metric not in EXPECTED or len(np.unique(label)) < 2:
+    if metric not in (EXPECTED if asked.ndim == 1 else EXPECTED_OF_CLASSES) or len(np.unique(label)) < 2:
         return None
-    return _chances(label, prediction, asked)
+    if asked.ndim == 1:
+        return _chances(label, prediction, asked)
+    each = zip(versus_rest(label, prediction), asked.T, strict=True)
+    found = np.column_stack([_chances(of_it, chance, later) for (of_it, chance), later in each])
+    total = found.sum(axis=1, keepdims=True)
+    return np.where(total > 0, found / np.where(total > 0, total, 1), asked)
 
 
 def expected(metric: str, asked: np.ndarray, implied: np.ndarray) -> float | None:
-    """The metric to be expected of the answers `asked` (n,), larger is better; None: it has no value for them.
+    """The metric to be expected of the answers `asked`, larger is better; None: it has no value for them.
 
     Args:
-        implied: (n,) what `implied` says of them; answers of several versions may stand side by side.
+        implied: what `implied` says of them; answers of several versions may stand side by side.
     """
     if not len(asked):
         return None
     if metric in POWERS:
         error = float(np.mean(implied))
         return -(error**0.5) if metric == "neg_root_mean_squared_error" else -error
-    found = EXPECTED[metric](asked, implied)
+    found = (EXPECTED if asked.ndim == 1 else EXPECTED_OF_CLASSES)[metric](asked, implied)
     return float(found) if np.isfinite(found) else None
 
 
@@ -142,3 +149,10 @@ EXPECTED: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "roc_auc": _auc, "neg_log_loss": _log_loss, "neg_brier_score": _brier, "accuracy": _accuracy,
 }  # fmt: skip
 """Metrics of chances, as expectations over labels that are 1 with those chances."""
+
+EXPECTED_OF_CLASSES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "roc_auc_ovr": lambda asked, chances: float(np.mean(list(map(_auc, asked.T, chances.T)))),
+    "neg_log_loss": lambda asked, chances: float((chances * np.log(np.clip(asked, TINY, 1))).sum(axis=1).mean()),
+    "accuracy": lambda asked, chances: float(chances[np.arange(len(asked)), asked.argmax(axis=1)].mean()),
+}
+"""The same of several classes, (n, classes) each."""

@@ -4,14 +4,14 @@ No test of the inputs can see that the relation between inputs and label has cha
 *Surprise* is how much worse the labels are than the model itself expects: near zero for a calibrated model
 whatever the inputs.
 
-- binary: mean log-loss minus mean entropy of the model's own probability, in nats;
+- binary and multiclass: mean log-loss minus mean entropy of the model's own probabilities, in nats;
 - regression: mean squared residual in units of the holdout's variance, minus 1.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import combinations
 from typing import Literal
@@ -22,21 +22,21 @@ import pandas as pd
 from scipy.special import entr, xlogy
 from scipy.stats import rankdata
 
+from models import Task
 from monitoring import budget
 
-Task = Literal["binary", "regression"]
 Status = Literal["judged", "not enough labels yet"]
 
 MIN_DAYS = 5
 """Days with matured labels that a window needs before its labels are judged."""
-EFFECT_FLOOR = {"binary": 0.005, "regression": 0.02}
+EFFECT_FLOOR: dict[Task, float] = {"binary": 0.005, "multiclass": 0.005, "regression": 0.02}
 """A rise in surprise below this is no alarm, however significant (nats; share of the holdout's variance)."""
 PERMUTATIONS = 9_999
 _CLIP = 1e-6
 
 
 class Day(msgspec.Struct, frozen=True):
-    """One day with labels: how many, the mean surprise, and the AUC (binary days with both labels)."""
+    """One day with labels: how many, the mean surprise, and the AUC (of classes, on days with at least two)."""
 
     labels: int
     surprise: float
@@ -72,33 +72,37 @@ def daily(
 
     Args:
         task: of the model.
-        labels: 0 or 1 (binary), or the value; rows with a missing label are left out (n,).
-        predictions: P(label is 1), or the predicted value (n,).
+        labels: 0 or 1 (binary), the place of the class, or the value; rows with a missing one are left out (n,).
+        predictions: P(label is 1) or the predicted value (n,); the probability of each class (n, classes).
         days: ISO day of each row's decision (n,).
         residual_sd: regression only, the holdout's.
 
     Raises:
         ValueError: regression without a positive `residual_sd`.
     """
-    labels, predictions = np.asarray(labels, float), np.asarray(predictions, float)
-    rows = pd.DataFrame({"day": np.asarray(days), "label": labels, "prediction": predictions})
-    rows["surprise"] = surprise(task, labels, predictions, residual_sd)
+    known = ~np.isnan(np.asarray(labels, float))
+    label, prediction, day = (np.asarray(part)[known] for part in (labels, predictions, days))
+    shock = surprise(task, label, prediction, residual_sd)
     return {
-        str(day): Day(
-            len(part),
-            float(part["surprise"].mean()),
-            auc(part["label"].to_numpy(), part["prediction"].to_numpy()) if task == "binary" else None,
+        str(each): Day(
+            len(rows),
+            float(shock[rows].mean()),
+            None if task == "regression" else auc(label[rows], prediction[rows]),
         )
-        for day, part in rows[~np.isnan(labels)].groupby("day", sort=True)
+        for each, rows in sorted(pd.Series(day).groupby(day).indices.items())
     }
 
 
 def surprise(task: Task, labels: np.ndarray, predictions: np.ndarray, residual_sd: float | None = None) -> np.ndarray:
-    """Surprise of each row, float (n,); its mean is near 0 while the relation holds."""
+    """Surprise of each row, float (n,); its mean is near 0 while the relation holds. Labels must be there."""
+    labels, predictions = np.asarray(labels, float), np.asarray(predictions, float)
     if task == "binary":
         chance = np.clip(predictions, _CLIP, 1 - _CLIP)
         expected = entr(chance) + entr(1 - chance)
         return -xlogy(labels, chance) - xlogy(1 - labels, 1 - chance) - expected
+    if task == "multiclass":
+        chances = np.clip(predictions, _CLIP, 1.0)
+        return -np.log(chances[np.arange(len(labels)), labels.astype(int)]) - entr(chances).sum(axis=1)
     if not residual_sd or not residual_sd > 0:
         raise ValueError(f"regression needs the holdout's residual_sd > 0, not {residual_sd}")
     return ((labels - predictions) / residual_sd) ** 2 - 1
@@ -111,12 +115,31 @@ def residual_sd(labels: np.ndarray, predictions: np.ndarray) -> float:
 
 
 def auc(labels: np.ndarray, predictions: np.ndarray) -> float | None:
-    """Area under the ROC curve by ranks (Mann-Whitney), ties counted half; None without both labels."""
-    positive = labels == 1
+    """Area under the ROC curve by ranks (Mann-Whitney), ties counted half; None without two labels.
+
+    Of several classes: the mean over those there are, each against the rest (Provost and Domingos 2000, unweighted).
+
+    Args:
+        labels: 0 or 1, or the place of the class (n,).
+        predictions: P(label is 1) (n,), or the probability of each class (n, classes).
+    """
+    found = [each for each in map(_auc, *zip(*versus_rest(labels, predictions), strict=True)) if each is not None]
+    return float(np.mean(found)) if found else None
+
+
+def versus_rest(labels: np.ndarray, predictions: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each class that is told from the rest: which rows are of it, bool (n,), and its probability (n,)."""
+    if predictions.ndim == 1:
+        yield labels == 1, predictions
+    else:
+        yield from ((labels == place, chance) for place, chance in enumerate(predictions.T))
+
+
+def _auc(positive: np.ndarray, chance: np.ndarray) -> float | None:
     ones, zeros = int(positive.sum()), int((~positive).sum())
     if not ones or not zeros:
         return None
-    return float((rankdata(predictions)[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+    return float((rankdata(chance)[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
 
 
 def judge(
@@ -226,7 +249,7 @@ def _too_few(days: int, reference_days: int) -> str:
 
 
 def _say(task: Task, alarm: bool, rise: float, p: float) -> str:
-    unit = f"{rise:.3f} nats" if task == "binary" else f"{100 * rise:.0f} % of the usual squared error"
+    unit = f"{100 * rise:.0f} % of the usual squared error" if task == "regression" else f"{rise:.3f} nats"
     if alarm:
         return f"the labels no longer follow as on the holdout: surprise is up by {unit} (p {p:.2g})"
     return f"the labels follow as on the holdout (surprise differs by {unit}, p {p:.2g})"

@@ -99,7 +99,7 @@ def agreement(
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Largest |ours - theirs| / max(1, |theirs|) of (n,) answers; infinite when one of the two is not a number."""
+    """Largest |ours - theirs| / max(1, |theirs|) of answers; infinite when one of the two is not a number."""
     same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.where(same, 0.0, np.abs(ours - theirs) / np.maximum(1.0, np.abs(theirs)))
@@ -144,9 +144,10 @@ def _around(thresholds: Any) -> list[float]:
     return np.concatenate([part.astype("float64") for part in near]).tolist()
 
 
-def _alone(fast: FastScorer, columns: dict[str, list[Any]], row: int) -> float | None:
+def _alone(fast: FastScorer, columns: dict[str, list[Any]], row: int) -> np.ndarray | None:
+    """The answer to one row: a number, or one a class."""
     try:
-        return float(fast.predict({name: [values[row]] for name, values in columns.items()})[0])
+        return fast.predict({name: [values[row]] for name, values in columns.items()})[0]
     except ValueError:
         return None
 

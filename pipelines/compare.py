@@ -16,16 +16,17 @@ import pandas as pd
 
 from features import HeadwayError
 from models import Model
-from monitoring.profile import iso_days
+from monitoring.profile import SCORE, iso_days
 from pipelines import package, predictions, versions
 from pipelines.home import Home
 from pipelines.ledger import Ledger
 from pipelines.matrix import matrix
 from pipelines.pointers import Pointer, Trials, read_pointer, read_trials
 from pipelines.scoring import Interval, contrast, interval
+from pipelines.tasks import CHANCE, TASKS, answers, columns
 
 DIGITS = 6
-THRESHOLD = 0.5
+OURS = "ours."
 MIN_DAYS = 7
 """The interval is drawn over days: over fewer of them it is too narrow to act on."""
 USUAL = timedelta(days=28)
@@ -68,7 +69,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     apart: float | None
     """Mean absolute difference of the predictions of a pair."""
     disagree: float | None
-    """Binary: share of pairs whose labels at 0.5 differ."""
+    """Classes: share of pairs that come to another one (binary: at 0.5)."""
     paired: Gain | None
     canary: Gain | None
     advice: Advice
@@ -126,6 +127,8 @@ def _compared(
     shadow, tried = (rows[(rows["role"] == role) & (rows["version"] == number)] for role in ("shadow", "canary"))
     pairs = _pairs(base, shadow, version, theirs)
     paired = _paired(model, pairs) if len(pairs) else None
+    ours, other = (answers(model.classes, pairs, prefix) for prefix in (OURS, ""))
+    decided = TASKS[model.task].decided
     canary = _two_samples(model, tried, base) if len(tried) and len(base) else None
     basis = paired or canary
     if basis is None:
@@ -134,26 +137,26 @@ def _compared(
         version=number, champion=champion.version, since=since.isoformat(), until=until.isoformat(),
         how="canary" if paired is None else "rescored" if shadow.empty else "shadow",
         answers=len(base), pairs=len(pairs), paired=paired, canary=canary, advice=basis.advice, sentence="",
-        apart=_rounded((pairs["ours"] - pairs["prediction"]).abs().mean()) if paired else None,
-        disagree=_rounded(((pairs["ours"] >= THRESHOLD) != (pairs["prediction"] >= THRESHOLD)).mean())
-        if paired and model.task == "binary"
-        else None,
+        apart=_rounded(np.abs(ours - other).mean()) if paired else None,
+        disagree=_rounded((decided(ours) != decided(other)).mean()) if paired and decided else None,
     )  # fmt: skip
 
 
 def _pairs(
     base: pd.DataFrame, shadow: pd.DataFrame, version: package.Packaged, theirs: package.Manifest
 ) -> pd.DataFrame:
-    """The champion's answers with `ours`, what the challenger predicted for the same instances."""
+    """The champion's answers and, prefixed by OURS, what the challenger predicted for the same instances."""
     if len(shadow):
-        return base.merge(shadow[[*INSTANCE, "prediction"]].rename(columns={"prediction": "ours"}), on=INSTANCE)
+        said = [name for name in shadow if name == SCORE or name.startswith(CHANCE)]
+        return base.merge(shadow[[*INSTANCE, *said]].rename(columns={name: OURS + name for name in said}), on=INSTANCE)
     if base.empty or _lacking(version, theirs):
-        return base.head(0).assign(ours=np.nan)
+        return base.head(0).assign(**{OURS + SCORE: np.nan})
     given = predictions.served_features(base)
     # Where a default of the champion's stood in, the challenger's own does.
     missing = {name: base["degraded"].map(lambda names, name=name: name in names) for name in given}
-    columns = {feature.name: given[feature.name].mask(missing[feature.name]) for feature in version.manifest.features}
-    return base.assign(ours=version.predict(matrix(columns, version.manifest.features)))
+    inputs = {feature.name: given[feature.name].mask(missing[feature.name]) for feature in version.manifest.features}
+    ours = columns(version.manifest.classes, version.predict(matrix(inputs, version.manifest.features)))
+    return base.assign(**{OURS + name: values for name, values in ours.items()})
 
 
 def _paired(model: Model, pairs: pd.DataFrame) -> Gain:
@@ -161,7 +164,7 @@ def _paired(model: Model, pairs: pd.DataFrame) -> Gain:
     if known.empty:
         return Gain(None, None, None, 0, 0)
     label, days = known["label"].to_numpy(), iso_days(known["decision_time"])
-    gain = interval(model, label, known["ours"].to_numpy(), days, than=known["prediction"].to_numpy())
+    gain = interval(model, label, answers(model.classes, known, OURS), days, than=answers(model.classes, known))
     return _gain(gain, len(known), len(np.unique(days)))
 
 
@@ -170,7 +173,8 @@ def _two_samples(model: Model, tried: pd.DataFrame, base: pd.DataFrame) -> Gain:
     if ours.empty or theirs.empty:
         return Gain(None, None, None, len(ours), 0)
     samples = [
-        (r["label"].to_numpy(), r["prediction"].to_numpy(), iso_days(r["decision_time"])) for r in (ours, theirs)
+        (rows["label"].to_numpy(), answers(model.classes, rows), iso_days(rows["decision_time"]))
+        for rows in (ours, theirs)
     ]
     return _gain(contrast(model, *samples), len(ours), len(np.intersect1d(samples[0][2], samples[1][2])))
 

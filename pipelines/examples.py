@@ -11,6 +11,7 @@ from features import HeadwayError
 from models import Model
 from pipelines import lake, outcomes
 from pipelines.home import Home
+from pipelines.tasks import places
 
 FIXED = ("example_id", "decision_time", "label", "label_known_at")
 
@@ -19,12 +20,13 @@ def examples(at: Home, model: Model, since: datetime, until: datetime, *, as_of:
     """The model's examples decided in (since, until], as they were known by `as_of`.
 
     Returns:
-        DataFrame sorted by decision time and id: example_id, decision_time (UTC), label (float64; NaN where not
-        known by `as_of`, or never), label_known_at (UTC), and the other columns of the declared query. A label that
-        the query does not know is the outcome that callers told, if they did: see `outcomes.fill`.
+        DataFrame sorted by decision time and id: example_id, decision_time (UTC), label (float64, of a class its
+        place; NaN where not known by `as_of`, or never), label_known_at (UTC), and the other columns of the declared
+        query. A label that the query does not know is the outcome that callers told, if they did: see `outcomes.fill`.
 
     Raises:
-        HeadwayError: nothing was ingested yet, or the query returns no such column, or doubles an id.
+        HeadwayError: nothing was ingested yet, or the query returns no such column, doubles an id, or a label is no
+            class.
     """
     domain = features.load(model.domain)
     first = since - model.examples.known_before
@@ -53,5 +55,5 @@ def _checked(model: Model, found: pd.DataFrame) -> pd.DataFrame:
         raise HeadwayError(f"the examples query of models/{model.name}.py returns no {', '.join(missing)}")
     if doubled := found.loc[found["example_id"].duplicated(), "example_id"].tolist():
         raise HeadwayError(f"the examples query of models/{model.name}.py returns {doubled[0]!r} twice")
-    found["label"] = found["label"].astype("float64")
+    found["label"] = places(model, found["label"])
     return found.sort_values(["decision_time", "example_id"], ignore_index=True)

@@ -61,7 +61,7 @@ class Split:
 def split(model: Model, frame: Frame, as_of: datetime) -> Split:
     """Keep the model's holdout out of training: examples decided in the last `holdout` before `as_of`.
 
-    Raises HeadwayError when one side is too small to mean anything.
+    Raises HeadwayError when one side is too small to mean anything, or a class has no row to train on.
     """
     until = as_of - model.holdout
     late = frame.rows["decision_time"] > pd.Timestamp(until)
@@ -72,7 +72,18 @@ def split(model: Model, frame: Frame, as_of: datetime) -> Split:
                 f"{model.name}: {len(part)} labelled {name} rows as of {as_of:%Y-%m-%d}, at least {ENOUGH} are needed. "
                 f"Ingest more history (`headway ingest {model.domain}`), or train as of a later day."
             )
+    every_class(model, parts.train)
     return parts
+
+
+def every_class(model: Model, train: Frame) -> None:
+    """Raise HeadwayError when a declared class has no row to train on: nothing could be learned of it."""
+    known = set(train.rows["label"])
+    if lacking := [name for place, name in enumerate(model.classes) if place not in known]:
+        raise HeadwayError(
+            f"{model.name}: no training row is {' or '.join(lacking)}, so nothing can be learned of it. "
+            "Ingest more history, train as of a later day, or take it out of `classes`."
+        )
 
 
 def span(frame: Frame) -> dict[str, str | int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,7 +21,7 @@ from monitoring.profile import iso_days
 from monitoring.verdict import Gain
 from pipelines.examples import examples
 from pipelines.files import read_json, write_json
-from pipelines.frame import ENOUGH, with_features
+from pipelines.frame import ENOUGH, every_class, with_features
 from pipelines.home import Home
 from pipelines.judge import DIGITS
 from pipelines.package import Packaged
@@ -43,8 +44,8 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
     """Of the champion."""
     days: list[str]
     label: list[float]
-    champion: list[float]
-    refitted: list[float]
+    champion: list[float | list[float]]
+    refitted: list[float | list[float]]
 
 
 def expected(at: Home, model: Model, as_of: datetime, champion: Packaged) -> Gain:
@@ -70,7 +71,7 @@ def expected(at: Home, model: Model, as_of: datetime, champion: Packaged) -> Gai
 def answers(at: Home, model: Model, since: datetime, until: datetime, as_of: datetime, champion: Packaged) -> Answers:
     """Fit the model as of `since`, and ask it and the champion for a sample of the examples decided in (since, until].
 
-    Raises HeadwayError when there are too few labels, or the champion lacks a feature.
+    Raises HeadwayError when there are too few labels, or the champion was trained with other features or classes.
     """
     rows = examples(at, model, since - model.training_window, until, as_of=as_of)
     start, decided = pd.Timestamp(since), rows["decision_time"]
@@ -82,10 +83,13 @@ def answers(at: Home, model: Model, since: datetime, until: datetime, as_of: dat
     frame = with_features(at, model, pd.concat([rows[trains], asked], ignore_index=True))
     held = pd.Series(np.arange(len(frame)) >= trains.sum())
     train, scored = frame.where(~held), frame.where(held)
+    every_class(model, train)
     refitted = model.estimator().fit(train.inputs, train.rows["label"].to_numpy())
     known = [feature.name for feature in champion.manifest.features]
     if lacking := sorted(set(known) - set(scored.inputs)):
         raise HeadwayError(f"the champion was trained with {', '.join(lacking)}, which is declared no more")
+    if (champion.manifest.classes or ()) != model.classes:
+        raise HeadwayError("the champion was trained with other classes than are declared")
     return Answers(
         since=since.isoformat(), until=until.isoformat(), digest=champion.manifest.digest,
         days=[str(day) for day in iso_days(scored.rows["decision_time"])], label=_listed(scored.rows["label"]),
@@ -142,8 +146,8 @@ def _sampled(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.iloc[np.sort(order[:SAMPLE])]
 
 
-def _listed(values: pd.Series | np.ndarray) -> list[float]:
-    return [round(float(value), DIGITS) for value in values]
+def _listed(values: pd.Series | np.ndarray) -> list[Any]:
+    return np.round(np.asarray(values, dtype="float64"), DIGITS).tolist()
 
 
 def _midnight(instant: datetime) -> datetime:

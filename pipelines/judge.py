@@ -10,20 +10,18 @@ from typing import Any
 import msgspec
 import numpy as np
 import pandas as pd
-from sklearn.metrics import r2_score, roc_auc_score
-from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
-from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from models import Model
 from monitoring.profile import iso_days
 from pipelines.frame import Frame, Split
 from pipelines.scorer import FastScorer
 from pipelines.scoring import Interval, interval, predict, score
+from pipelines.tasks import TASKS, Task, finite
 
 TIMED = 30
 LEAK = "no feature alone explains the label"
-TOO_GOOD, LEAVES = 0.95, 16
-"""What one feature alone may explain of the label (AUC, or R2), by a tree of so many leaves."""
+TOO_GOOD = 0.95
+"""What one feature alone may explain of the label (AUC, or R2)."""
 DIGITS = 6
 
 
@@ -48,8 +46,8 @@ def judge(
     Args:
         estimator: the fitted challenger.
         parts: training and holdout frames.
-        champion: (n,) the champion's predictions for the holdout rows, NaN for rows it was trained on; None
-            when there is no champion.
+        champion: the champion's predictions for the holdout rows, NaN for rows it was trained on; None when there
+            is no champion.
         twin: the same estimator, fitted a second time on the same rows.
         fast: what will answer requests in the challenger's place; None: the challenger itself.
     """
@@ -103,9 +101,9 @@ def _baseline(model: Model, name: str, estimator: Any, parts: Split, ours: np.nd
 
 def _champion(model: Model, holdout: Frame, ours: np.ndarray, champion: np.ndarray) -> Gate:
     name, limit = "not worse than the champion", -model.gates.loss_to_champion
-    unseen = np.isfinite(champion)
+    unseen = finite(champion)
     label = _labels(holdout)
-    if unseen.sum() < 2 or (model.task == "binary" and len(np.unique(label[unseen])) < 2):
+    if unseen.sum() < 2 or not TASKS[model.task].tells(label[unseen]):
         return Gate(name, False, limit, None, sentence="no held-out rows that the champion was not trained on")
     block = _days(holdout)[unseen]
     gain = interval(model, label[unseen], ours[unseen], block, than=champion[unseen])
@@ -118,30 +116,17 @@ def _slice(model: Model, name: str, part: Any, holdout: Frame, ours: np.ndarray)
         return Gate(f"slice {name}", False, part.floor, None, sentence=f"the examples have no column {part.column}")
     inside = (holdout.rows[part.column] == part.value).to_numpy()
     found = score(model, _labels(holdout)[inside], ours[inside]) if inside.any() else float("nan")
-    text = f"{model.metric} {found:.3f} on {int(inside.sum())} rows where {part.column} is {part.value}"
+    where = f"{int(inside.sum())} rows where {part.column} is {part.value}"
+    alike = ", all with one label" if inside.any() else ""
+    text = f"{model.metric} {found:.3f} on {where}" if np.isfinite(found) else f"nothing to judge by: {where}{alike}"
     return _gate(f"slice {name}", found >= part.floor, part.floor, Interval(found, found, found), text)
 
 
 def _calibration(model: Model, label: np.ndarray, ours: np.ndarray) -> Gate:
-    limit = model.gates.calibration
-    found = (
-        expected_calibration_error(label, ours)
-        if model.task == "binary"
-        else abs(np.mean(ours - label)) / np.std(label)
-    )
-    text = f"off by {found:.3f} on average" + ("" if model.task == "binary" else " standard deviations")
+    limit, task = model.gates.calibration, TASKS[model.task]
+    found = task.off(label, ours)
+    text = f"off by {found:.3f} on average{task.unit}"
     return _gate("calibration", found <= limit, limit, Interval(found, found, found), text)
-
-
-def expected_calibration_error(label: np.ndarray, probability: np.ndarray, bins: int = 10) -> float:
-    """Mean |observed share - mean probability| over equal-count bins, weighted by rows (Naeini et al. 2015).
-
-    Args:
-        label: (n,) 0 or 1. probability: (n,) in [0, 1].
-    """
-    parts = np.array_split(np.argsort(probability, kind="stable"), bins)
-    gaps = [len(rows) * abs(label[rows].mean() - probability[rows].mean()) for rows in parts if len(rows)]
-    return float(sum(gaps) / len(label))
 
 
 def _leak(model: Model, holdout: Frame) -> Gate:
@@ -151,42 +136,33 @@ def _leak(model: Model, holdout: Frame) -> Gate:
     category and a missing value count, and so does a feature that became too good only lately.
     """
     label = _labels(holdout)
-    found = {feature: _alone(model, values, label) for feature, values in holdout.inputs.items()}
+    task = TASKS[model.task]
+    found = {feature: _alone(task, values, label, len(model.classes)) for feature, values in holdout.inputs.items()}
     best, value = max(found.items(), key=lambda each: each[1])
-    text = f"`{best}` alone explains {value:.3f} of it ({'AUC' if model.task == 'binary' else 'R2'})"
+    text = f"`{best}` alone explains {value:.3f} of it ({task.explained_in})"
     return _gate(LEAK, value <= TOO_GOOD, TOO_GOOD, Interval(value, value, value), text)
 
 
 def _excused(model: Model, holdout: Frame, champion: np.ndarray, leak: Gate) -> Gate:
-    known, label = np.isfinite(champion), _labels(holdout)
-    limit = max(TOO_GOOD, _explained(model, label[known], champion[known]) if known.sum() > 1 else 0.0)
+    known, label = finite(champion), _labels(holdout)
+    limit = max(TOO_GOOD, _explained(TASKS[model.task], label[known], champion[known]) if known.sum() > 1 else 0.0)
     passed = leak.value is not None and leak.value <= limit
     return msgspec.structs.replace(leak, passed=passed, limit=round(limit, DIGITS))
 
 
-def _alone(model: Model, values: pd.Series, label: np.ndarray) -> float:
-    """How well a tree of `LEAVES` leaves on one feature explains the label of rows that it was not fitted on."""
+def _alone(task: Task, values: pd.Series, label: np.ndarray, classes: int) -> float:
+    """How well a small tree on one feature explains the label of rows that it was not fitted on."""
     numbers = pd.factorize(values)[0] if values.dtype == object else values.to_numpy(dtype="float64")
     column = np.asarray(numbers, dtype="float64").reshape(-1, 1)
-    size: dict[str, int] = {"max_leaf_nodes": LEAVES, "min_samples_leaf": 5, "random_state": 0}
-    if model.task == "regression":
-        halves = KFold(2, shuffle=True, random_state=0)
-        return _explained(model, label, cross_val_predict(DecisionTreeRegressor(**size), column, label, cv=halves))
-    if np.unique(label, return_counts=True)[1].min() < 2:  # one in each half, or nothing is learned
-        return 0.0
-    parts = StratifiedKFold(2, shuffle=True, random_state=0)
-    tree = DecisionTreeClassifier(**size)
-    return _explained(model, label, cross_val_predict(tree, column, label, cv=parts, method="predict_proba")[:, -1])
+    return _explained(task, label, task.learned(column, label, classes))
 
 
-def _explained(model: Model, label: np.ndarray, answers: np.ndarray) -> float:
-    if len(np.unique(label)) < 2:
-        return 0.0
-    return float(roc_auc_score(label, answers) if model.task == "binary" else max(0.0, r2_score(label, answers)))
+def _explained(task: Task, label: np.ndarray, answers: np.ndarray) -> float:
+    return task.explained(label, answers) if len(np.unique(label)) > 1 else 0.0
 
 
 def _determinism(ours: np.ndarray, twin: np.ndarray) -> Gate:
-    differ = int((ours != twin).sum())
+    differ = int((ours != twin).reshape(len(ours), -1).any(axis=1).sum())
     return Gate(
         "determinism", differ == 0, 0.0, float(differ), sentence=f"{differ} predictions differ when fitted twice"
     )

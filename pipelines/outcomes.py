@@ -22,11 +22,12 @@ from pipelines import compaction, lake
 from pipelines.compaction import Layout
 from pipelines.feature_tables import ARROW
 from pipelines.home import Home
+from pipelines.tasks import places
 
 KEY = ("call", "number")
 PLAIN = (
     pa.field("call", pa.string(), nullable=False), pa.field("number", pa.int64(), nullable=False),
-    pa.field("known_at", lake.INSTANT, nullable=False), pa.field("label", pa.float64(), nullable=False),
+    pa.field("known_at", lake.INSTANT, nullable=False),
     pa.field("request_id", pa.string()), pa.field("instance", pa.int64()), pa.field("example_id", pa.string()),
     pa.field("decision_time", lake.INSTANT),
 )  # fmt: skip
@@ -87,7 +88,7 @@ def fill(at: Home, model: Model, rows: pd.DataFrame, since: datetime, *, as_of: 
 
 
 def _resolved(at: Home, model: Model, rows: pd.DataFrame, since: datetime, as_of: datetime) -> pd.DataFrame:
-    """The latest outcome of each row that has one: `row` (its place), `label`, `known_at`."""
+    """The latest outcome of each row that has one: `row` (its place), `label` (float64), `known_at`."""
     keys = features.load(model.domain).keys_of(model.feature_service)
     query = RESOLVED.format(
         said=", ".join(SAID), same_entity_asked=_same_entity("asked", keys), same_entity_rows=_same_entity("rows", keys)
@@ -98,7 +99,10 @@ def _resolved(at: Home, model: Model, rows: pd.DataFrame, since: datetime, as_of
         asked = at.room("predictions", model.name)
         _relate(connection, "asked", asked, _names(model), "decision_time", asked_since, as_of)
         connection.register("rows", _subjects(rows, _names(model)))
-        return lake.microseconds(connection.sql(query).to_arrow_table()).to_pandas()
+        found = lake.microseconds(connection.sql(query).to_arrow_table()).to_pandas()
+    if model.classes:  # one that is declared no more was told of another question
+        found = found[found["label"].isin(model.classes)]
+    return found.assign(label=places(model, found["label"]))
 
 
 def _relate(
@@ -131,8 +135,9 @@ def _same_entity(relation: str, keys: Sequence[str]) -> str:
 
 
 def _schema(model: Model) -> pa.Schema:
-    names = _names(model)
-    return pa.schema([*PLAIN, *(field for field in names if field.name.startswith(PREFIX))])
+    # A class goes by its name: its place is nothing to keep.
+    label = pa.field("label", pa.string() if model.classes else pa.float64(), nullable=False)
+    return pa.schema([*PLAIN, label, *(field for field in _names(model) if field.name.startswith(PREFIX))])
 
 
 def _names(model: Model) -> pa.Schema:

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 from joblib.numpy_pickle import NumpyPickler
+from msgspec import UNSET, UnsetType
 
 from features import HeadwayError
 from monitoring.profile import Reference
@@ -26,7 +27,8 @@ from pipelines.agreement import LIMIT, difference
 from pipelines.home import Home
 from pipelines.judge import Gate
 from pipelines.matrix import filled, matrix
-from pipelines.scorer import Columns, FastScorer, NotCompiled, compile, pipeline_predict
+from pipelines.scorer import Columns, FastScorer, NotCompiled, compile
+from pipelines.tasks import pipeline_predict
 
 ESTIMATOR, MANIFEST, REFERENCE, SAMPLE = "estimator.joblib", "manifest.json", "reference.json", "sample.parquet"
 
@@ -52,7 +54,8 @@ class Golden(msgspec.Struct, frozen=True):
     """Rows with the answers they must give, exactly."""
 
     columns: dict[str, list[Any]]
-    predictions: list[float]
+    predictions: list[float | list[float]]
+    """One number a row, or one for each class."""
 
 
 class Band(msgspec.Struct, frozen=True):
@@ -69,6 +72,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     task: str
+    classes: tuple[str, ...] | UnsetType = UNSET
+    """Multiclass only: in the order of the probabilities."""
     trained_as_of: str
     trained_until: str
     """No row decided after this instant was trained on."""
@@ -112,13 +117,14 @@ class Packaged:
     """Why the pipeline serves though the manifest names a compiled scorer; empty when it is as the manifest says."""
 
     def score(self, columns: Columns) -> np.ndarray:
-        """(n,) float64 by what serves, for columns as `filled` makes them. Raises ValueError for what it refuses."""
+        """`predict` by what serves, for columns as `filled` makes them. Raises ValueError for what it refuses."""
         if self.fast is not None:
             return self.fast.predict(columns)
         return self.predict(matrix(columns, self.manifest.features))
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
-        """(n,) float64 by the pipeline, for what `matrix` makes: the probability of the positive class, or the value.
+        """float64 by the pipeline, for what `matrix` makes: the probability of the positive class or the value (n,), or
+        the probability of each class (n, classes).
 
         What is computed offline uses this one: a version's answers do not hang on how they are served.
         """
@@ -131,7 +137,7 @@ class Packaged:
 
     @cached_property
     def sample(self) -> pd.DataFrame:
-        """A sample of the rows behind the version: features, `prediction` and `label`."""
+        """A sample of the rows behind the version: features, answers as `tasks.columns` has them, and `label`."""
         return pd.read_parquet(self.folder / SAMPLE)
 
 
@@ -198,7 +204,7 @@ def load(at: Home, tag: str) -> Packaged:
     estimator = joblib.load(folder / ESTIMATOR)
     packaged = Packaged(manifest, estimator, folder, *_fast(manifest, estimator))
     answers = packaged.predict(matrix(manifest.golden.columns, manifest.features))
-    differ = int((answers != np.array(manifest.golden.predictions)).sum())
+    differ = int((answers != np.array(manifest.golden.predictions)).reshape(len(answers), -1).any(axis=1).sum())
     if differ:
         raise _refused(tag, f"{differ} of {len(answers)} golden rows give other answers than when it was stored")
     return packaged
@@ -223,11 +229,11 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def golden(frame: pd.DataFrame, predictions: np.ndarray) -> Golden:
-    """Golden rows from inputs (n, features) and their predictions (n,)."""
+    """Golden rows from inputs (n, features) and their predictions."""
     columns = {
         str(name): [None if pd.isna(value) else value for value in column.tolist()] for name, column in frame.items()
     }
-    return Golden(columns, [float(value) for value in predictions])
+    return Golden(columns, np.asarray(predictions, dtype="float64").tolist())
 
 
 class _Pickler(NumpyPickler):

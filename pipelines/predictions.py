@@ -15,6 +15,7 @@ from pipelines.compaction import Layout
 from pipelines.examples import examples
 from pipelines.feature_tables import ARROW
 from pipelines.home import Home
+from pipelines.tasks import CHANCE
 from services.answers import Role
 
 KEY = ("request_id", "instance", "role", "version")
@@ -29,6 +30,7 @@ OLDER = {"role": "champion"}
 """What holds for files that were written before there were other roles."""
 SERVED: tuple[Role, ...] = ("champion", "canary")
 SHOWN = {"keys": "key.", "inputs": "input.", "features": "feature."}
+CHANCES = {"probabilities": CHANCE}
 """The log's nested parts, and what their columns are called in Parquet."""
 
 
@@ -40,11 +42,7 @@ def compact(at: Home, models: dict[str, Model]) -> int:
     Returns:
         How many records are new.
     """
-    layouts = {
-        name: Layout(_schema(model), KEY, "decision_time", {prefix: part for part, prefix in SHOWN.items()}, OLDER)
-        for name, model in models.items()
-    }
-    return compaction.compact(at.predictions, layouts)
+    return compaction.compact(at.predictions, {name: _layout(model) for name, model in models.items()})
 
 
 def predictions(
@@ -53,7 +51,7 @@ def predictions(
     """The compacted predictions decided in (since, until], by decision time and request; empty when none.
 
     Columns: request_id, instance, example_id, version, digest, generation, decision_time, degraded, prediction, role
-    and `key.*`, `input.*`, `feature.*`.
+    and `key.*`, `input.*`, `feature.*`; of several classes `probability.*` (see `tasks.answers`).
 
     Args:
         roles: who answered. By default those whose answers callers were given: nothing that a shadow scored reaches
@@ -103,6 +101,11 @@ def _part(rows: pd.DataFrame, part: str) -> pd.DataFrame:
     return rows[[c for c in rows if c.startswith(prefix)]].rename(columns=lambda name: name.removeprefix(prefix))
 
 
+def _layout(model: Model) -> Layout:
+    parts = SHOWN | CHANCES if model.classes else SHOWN
+    return Layout(_schema(model), KEY, "decision_time", {prefix: part for part, prefix in parts.items()}, OLDER)
+
+
 def _schema(model: Model) -> pa.Schema:
     domain = features.load(model.domain)
     numbers = {"str": pa.string()}
@@ -114,4 +117,5 @@ def _schema(model: Model) -> pa.Schema:
             for feature in domain.features_of(model.feature_service)
         },
     }
+    nested |= {f"{CHANCE}{name}": pa.float64() for name in model.classes}
     return pa.schema([*PLAIN, *(pa.field(name, kind) for name, kind in nested.items())])

@@ -23,6 +23,7 @@ from pipelines.home import Home
 from pipelines.ledger import Ledger
 from pipelines.retraining import HOLDOUT
 from pipelines.scoring import interval, score
+from pipelines.tasks import TASKS, answers
 
 SHOWN_WEEKS = 12
 ENOUGH_DAYS = 3
@@ -77,12 +78,13 @@ def _quality(
     known = rows[matured & rows["label"].notna()].reset_index(drop=True)
     found = _scored(model, known)
     label = known["label"].to_numpy()
-    constant = np.full(len(label), label.mean() if model.task == "binary" else np.median(label)) if found else None
+    answered = answers(model.classes, known)
+    usual = TASKS[model.task].usual(label, len(model.classes)) if found else None
     parts = [_part(model, each, known) for each in model.slices] if found else []
     value, low, high = found or (None, None, None)
     return Quality(
         week=since.date().isoformat(), metric=model.metric, value=value, low=low, high=high,
-        baseline=None if constant is None else score(model, label, constant),
+        baseline=None if usual is None else score(model, label, np.broadcast_to(usual, answered.shape)),
         maturity=min(1.0, len(known) / (len(rows) * expected)), labels=len(known),
         version=int(rows["version"].iloc[-1]), estimate=_estimate(at, model, rows, held),
         parts=[each for each in parts if each],
@@ -92,9 +94,10 @@ def _quality(
 def _scored(model: Model, known: pd.DataFrame) -> tuple[float, float, float] | None:
     """The metric of labelled rows with its interval by day blocks; None when they are too few to have one."""
     label, days = known["label"].to_numpy(), profile.iso_days(known["decision_time"])
-    if len(set(days)) < ENOUGH_DAYS or (model.task == "binary" and len(np.unique(label)) < 2):
+    if len(set(days)) < ENOUGH_DAYS or not TASKS[model.task].tells(label):
         return None
-    return interval(model, label, known["prediction"].to_numpy(), days)
+    found = interval(model, label, answers(model.classes, known), days)
+    return found if np.isfinite(found.value) else None
 
 
 def _part(model: Model, declared: Slice, known: pd.DataFrame) -> Part | None:
@@ -111,22 +114,23 @@ def _part(model: Model, declared: Slice, known: pd.DataFrame) -> Part | None:
 
 def _estimate(at: Home, model: Model, rows: pd.DataFrame, held: Held) -> float | None:
     """The metric to be expected of a week's answers, each by the holdout of the version that gave it."""
-    asked = rows["prediction"].to_numpy()
-    told = np.full(len(rows), np.nan)
+    asked = answers(model.classes, rows)
+    told = np.full_like(asked, np.nan)
     for digest in rows["digest"].unique():
         if digest not in held:
             held[digest] = _held(at, model, digest)
         kept, mine = held[digest], (rows["digest"] == digest).to_numpy()
         if kept is not None:
-            label, prediction = kept["label"].to_numpy("float64"), kept[profile.SCORE].to_numpy("float64")
-            found = estimate.implied(model.metric, label, prediction, asked[mine])
+            label, answered = kept["label"].to_numpy("float64"), answers(model.classes, kept)
+            found = estimate.implied(model.metric, label, answered, asked[mine])
             told[mine] = np.nan if found is None else found
     return estimate.expected(model.metric, asked, told) if np.isfinite(told).all() else None
 
 
 def _held(at: Home, model: Model, digest: str) -> pd.DataFrame | None:
     try:
-        sample = package.load(at, package.tag_of(model.name, digest)).sample
+        found = package.load(at, package.tag_of(model.name, digest))
     except HeadwayError:  # it was removed since: nothing is known of it
         return None
-    return sample[sample[HOLDOUT]] if HOLDOUT in sample else None
+    same = (found.manifest.classes or ()) == model.classes
+    return found.sample[found.sample[HOLDOUT]] if same and HOLDOUT in found.sample else None

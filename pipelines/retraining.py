@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pandas as pd
+from msgspec import UNSET
 from sklearn.inspection import permutation_importance
-from sklearn.metrics import get_scorer
 
 import features
 from models import Model
@@ -24,9 +24,11 @@ from pipelines.agreement import choose
 from pipelines.frame import Frame, Split, span, split, training_frame
 from pipelines.home import PROJECT, Home
 from pipelines.judge import DIGITS, Gate, judge
+from pipelines.learnable import learnable
 from pipelines.ledger import Entry, Ledger
 from pipelines.package import Band, FeatureSpec, Manifest, TableSpec
 from pipelines.scoring import COVERAGE, conformal, predict, score
+from pipelines.tasks import columns, finite
 
 GOLDEN_ROWS, SAMPLE_ROWS, IMPORTANCE_ROWS, SEED = 20, 5000, 4000, 11
 HOLDOUT = "holdout"
@@ -50,7 +52,7 @@ class Evaluation:
     metrics: dict[str, float]
     importance: dict[str, float]
     predictions: np.ndarray
-    """(n,) for the holdout rows."""
+    """For the holdout rows."""
     scorer: str
     """What is to serve it: see `Manifest.scorer`."""
     scorer_note: str
@@ -107,7 +109,8 @@ def assemble(at: Home, model: Model, as_of: datetime) -> Split:
 
 
 def fit(model: Model, parts: Split) -> Candidate:
-    """Fit the declared estimator on the training rows, twice."""
+    """Fit the declared estimator on the training rows, twice. Raises HeadwayError where nothing could be learned."""
+    learnable(model, parts)
     label = parts.train.rows["label"].to_numpy()
     return Candidate(*(model.estimator().fit(parts.train.inputs, label) for _ in range(2)))
 
@@ -127,7 +130,7 @@ def weigh(model: Model, parts: Split, candidate: Candidate, champion: np.ndarray
     chosen = choose(model.task, candidate.estimator, sample, declared)
     gates = judge(model, candidate.estimator, parts, champion, candidate.twin, chosen.fast)
     metrics = {"holdout": score(model, label, ours), "train": _on_train(model, candidate, parts)}
-    if champion is not None and np.isfinite(champion).all():
+    if champion is not None and finite(champion).all():
         metrics["champion"] = score(model, label, champion)
     rounded = {name: round(value, DIGITS) for name, value in metrics.items() if np.isfinite(value)}
     return Evaluation(gates, rounded, importances(model, candidate, holdout), ours, chosen.scorer, chosen.note)
@@ -147,7 +150,7 @@ def describe(model: Model, as_of: datetime, parts: Split, evaluation: Evaluation
     service = model.feature_service
     golden = parts.holdout.inputs.head(GOLDEN_ROWS)
     return Manifest(
-        model=model.name, task=model.task, domain=model.domain, feature_service=service,
+        model=model.name, task=model.task, classes=model.classes or UNSET, domain=model.domain, feature_service=service,
         trained_as_of=as_of.isoformat(), trained_until=parts.trained_until.isoformat(),
         features=tuple(FeatureSpec(f.name, f.dtype, f.default) for f in domain.features_of(service)),
         tables=tuple(
@@ -224,7 +227,7 @@ def reigning(reigns: Sequence[promotion.Pointer], instant: datetime) -> promotio
 
 
 def _champion(at: Home, model: Model, holdout: Frame, as_of: datetime) -> np.ndarray | None:
-    """What the champion of that instant answers (n,), NaN for rows it was trained on; None when there was none.
+    """What the champion of that instant answers, NaN for rows it was trained on; None when there was none.
 
     One promoted at `as_of` itself does not count: it is this very training, done before.
     """
@@ -236,14 +239,16 @@ def _champion(at: Home, model: Model, holdout: Frame, as_of: datetime) -> np.nda
 
 
 def unseen_answers(model: Model, packaged: package.Packaged, holdout: Frame) -> np.ndarray:
-    """What a version answers to rows (n,), NaN for those that it was trained on."""
-    unseen = holdout.rows["decision_time"] > pd.Timestamp(packaged.manifest.trained_until)
-    return np.where(unseen, _answers(packaged, holdout), np.nan)
+    """What a version answers to rows, NaN for those that it was trained on."""
+    trained = holdout.rows["decision_time"] <= pd.Timestamp(packaged.manifest.trained_until)
+    answers = _answers(model, packaged, holdout)
+    answers[trained.to_numpy()] = np.nan
+    return answers
 
 
-def _answers(packaged: package.Packaged, holdout: Frame) -> np.ndarray:
+def _answers(model: Model, packaged: package.Packaged, holdout: Frame) -> np.ndarray:
     known = [feature.name for feature in packaged.manifest.features]
-    lacks = bool(set(known) - set(holdout.inputs))
+    lacks = bool(set(known) - set(holdout.inputs)) or (packaged.manifest.classes or ()) != model.classes
     return np.full(len(holdout), np.nan) if lacks else packaged.predict(holdout.inputs[known])
 
 
@@ -255,9 +260,11 @@ def importances(model: Model, candidate: Candidate, holdout: Frame) -> dict[str,
     """Permutation importance of each feature on the holdout, summing to 1."""
     rows = holdout.inputs.sample(min(IMPORTANCE_ROWS, len(holdout)), random_state=SEED)
     label = holdout.rows["label"].loc[rows.index].to_numpy()
-    found = permutation_importance(
-        candidate.estimator, rows, label, scoring=get_scorer(model.metric), n_repeats=3, random_state=SEED
-    )
+
+    def scoring(fitted: Any, inputs: pd.DataFrame, truth: np.ndarray) -> float:
+        return score(model, truth, predict(model, fitted, inputs))
+
+    found = permutation_importance(candidate.estimator, rows, label, scoring=scoring, n_repeats=3, random_state=SEED)
     weights = np.clip(found.importances_mean, 0, None)
     weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(weights), 1 / len(weights))
     return {name: round(float(weight), DIGITS) for name, weight in zip(rows.columns, weights, strict=True)}
@@ -269,7 +276,7 @@ def make_reference(
     """What monitoring compares with, and a sample of the rows behind the candidate."""
     trained = predict(model, candidate.estimator, parts.train.inputs)
     inputs = pd.concat([parts.train.inputs, parts.holdout.inputs], ignore_index=True)
-    scored = inputs.assign(**{profile.SCORE: np.concatenate([trained, evaluation.predictions])})
+    scored = inputs.assign(**columns(model.classes, np.concatenate([trained, evaluation.predictions])))
     rows = pd.concat([parts.train.rows, parts.holdout.rows], ignore_index=True)
     label, held = parts.holdout.rows["label"].to_numpy(), parts.holdout.rows["decision_time"]
     sd = relation.residual_sd(label, evaluation.predictions) if model.task == "regression" else None

@@ -11,11 +11,11 @@ import copy
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
-from scipy.special import expit
+from scipy.special import expit, softmax
 from sklearn import ensemble, linear_model, tree
 from sklearn.base import is_classifier, is_regressor
 from sklearn.utils import get_tags
@@ -23,6 +23,7 @@ from sklearn.utils import get_tags
 from pipelines.encoding import Encoding, encoding, flat
 from pipelines.matrix import FeatureLike
 from pipelines.tables import Columns, NotCompiled
+from pipelines.tasks import pipeline_predict
 
 __all__ = ["Columns", "FastScorer", "NotCompiled", "compile", "pipeline_predict"]
 
@@ -47,7 +48,7 @@ class FastScorer:
             columns: {feature: n values} as `filled` gives them: float with NaN for missing, str or None.
 
         Returns:
-            (n,) float64: the probability of the positive class, or the value.
+            float64: the probability of the positive class or the value (n,), or of each class (n, classes).
 
         Raises:
             ValueError: a value that the pipeline refuses too.
@@ -61,27 +62,28 @@ def compile(task: str, estimator: Any, features: Sequence[FeatureLike]) -> FastS
     Raises NotCompiled, with the reason, for what it does not know.
     """
     *before, model = flat(estimator)
-    fits = is_classifier(model) and len(model.classes_) == 2 if task == "binary" else is_regressor(model)
-    if not fits:
-        raise NotCompiled(f"{type(model).__name__} does not give one answer for the task {task}")
-    if type(model) not in (*TREES, *LINKS):
+    if not FITS[task](model):
+        raise NotCompiled(f"{type(model).__name__} does not give the answers of the task {task}")
+    links = SEVERAL_LINKS if task == "multiclass" else LINKS
+    if type(model) not in (*TREES, *links):
         raise NotCompiled(f"{type(model).__name__} is neither trees nor a linear model that it knows")
     try:
         encode = encoding(before, features)
-        if type(model) in LINKS:
-            return FastScorer("linear", task, encode, _linear(model))
-        return FastScorer("treelite", task, encode, _trees(model, encode.sparse), _thresholds(model, encode))
+        if type(model) in links:
+            return FastScorer("linear", task, encode, _linear(model, links[type(model)]))
+        return FastScorer("treelite", task, encode, _trees(task, model, encode.sparse), _thresholds(model, encode))
     except NotCompiled:
         raise
     except Exception as error:  # it reads what scikit-learn keeps to itself: if that changes, the pipeline serves
         raise NotCompiled(f"it could not be compiled: {type(error).__name__}: {error}") from error
 
 
-def pipeline_predict(task: str, estimator: Any, frame: pd.DataFrame) -> np.ndarray:
-    """(n,) float64 by the pipeline itself: the probability of the positive class, or the value."""
-    answer = estimator.predict_proba(frame)[:, 1] if task == "binary" else estimator.predict(frame)
-    return np.asarray(answer, dtype="float64")
-
+FITS: dict[str, Callable[[Any], bool]] = {
+    "binary": lambda model: is_classifier(model) and len(model.classes_) == 2,
+    "multiclass": lambda model: is_classifier(model) and len(model.classes_) > 2,
+    "regression": is_regressor,
+}
+"""Whether an estimator gives answers of the task."""
 
 LINKS: dict[type, Callable[[np.ndarray], np.ndarray]] = {
     linear_model.LogisticRegression: expit,
@@ -102,6 +104,21 @@ LINKS: dict[type, Callable[[np.ndarray], np.ndarray]] = {
 }
 """Linear models, and what makes an answer of the weighted sum."""
 
+
+def _shared(sums: np.ndarray) -> np.ndarray:
+    """One class against the rest at a time, made to sum to 1; evenly where no class has a chance."""
+    chances = expit(sums)
+    total = chances.sum(axis=1, keepdims=True)
+    return np.where(total == 0, 1.0 / sums.shape[1], chances / np.where(total == 0, 1.0, total))
+
+
+SEVERAL_LINKS: dict[type, Callable[[np.ndarray], np.ndarray]] = {
+    linear_model.LogisticRegression: partial(softmax, axis=1),
+    linear_model.LogisticRegressionCV: partial(softmax, axis=1),
+    linear_model.SGDClassifier: _shared,
+}
+"""The same for several classes, of which each has a sum (n, classes)."""
+
 FORESTS = (
     ensemble.RandomForestClassifier, ensemble.RandomForestRegressor,
     ensemble.ExtraTreesClassifier, ensemble.ExtraTreesRegressor,
@@ -112,19 +129,19 @@ HISTOGRAM = (ensemble.HistGradientBoostingClassifier, ensemble.HistGradientBoost
 TREES = (*FORESTS, *SINGLE, *BOOSTED, *HISTOGRAM)
 
 
-def _linear(model: Any) -> Answer:
-    weights = np.asarray(model.coef_, dtype="float64").reshape(-1)
-    intercept = float(np.asarray(model.intercept_).reshape(-1)[0])
-    link = LINKS[type(model)]
+def _linear(model: Any, link: Callable[[np.ndarray], np.ndarray]) -> Answer:
+    weights, intercept = (np.asarray(part, dtype="float64") for part in (model.coef_, model.intercept_))
+    if weights.size == weights.shape[-1]:  # one sum a row, whether scikit-learn keeps it as a row of weights or not
+        weights, intercept = weights.reshape(-1), intercept.reshape(-1)[0]
 
     def answer(rows: np.ndarray) -> np.ndarray:
         _refuse(rows, missing=True)
-        return link(rows @ weights + intercept)
+        return link(rows @ weights.T + intercept)
 
     return answer
 
 
-def _trees(model: Any, sparse: bool) -> Answer:
+def _trees(task: str, model: Any, sparse: bool) -> Answer:
     """The trees in treelite's hands.
 
     All of scikit-learn's trees but the histogram ones see inputs rounded to float32, and thresholds are float64: a
@@ -137,7 +154,7 @@ def _trees(model: Any, sparse: bool) -> Answer:
         raise NotCompiled("HistGradientBoosting with categories of its own is not proven exact")
     if getattr(model, "n_outputs_", 1) != 1:
         raise NotCompiled(f"{type(model).__name__} gives several answers a row")
-    walk = _Walk(treelite.sklearn.import_model(_importable(model)))
+    walk = _Walk(treelite.sklearn.import_model(_importable(model)), several=task == "multiclass")
     missing = not get_tags(model).input_tags.allow_nan or sparse
     if type(model) in HISTOGRAM:
         return walk
@@ -171,9 +188,10 @@ class _Walk:
 
     Args:
         model: as treelite imported it; kept alive here, since C only knows its handle.
+        several: whether all that the trees give for a row is its answer, or the last of it.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, several: bool) -> None:
         from treelite.core import _LIB
         from treelite.gtil.gtil import GTILConfig
 
@@ -183,9 +201,10 @@ class _Walk:
         self._walk = _LIB.TreeliteGTILPredict
         self._width = model.num_feature
         self._answers = int(np.prod(_shape(model)))
+        self._taken: Any = slice(None) if several else -1
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """Rows (n, places) float64, C-contiguous, to (n,): the last of what the trees give, the positive class."""
+        """Rows (n, places) float64, C-contiguous, to what the trees give: (n, classes), or (n,), the positive class."""
         if rows.shape[1] != self._width:
             raise ValueError(f"{rows.shape[1]} columns for trees that were fitted on {self._width}")
         found = np.zeros((len(rows), self._answers))
@@ -195,7 +214,7 @@ class _Walk:
         )  # fmt: skip
         if failed:
             raise RuntimeError("treelite failed to walk the trees")
-        return found[:, -1]
+        return found[:, self._taken]
 
 
 def _shape(model: Any) -> tuple[int, ...]:

@@ -6,16 +6,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import get_scorer, get_scorer_names
 
 from features import HeadwayError
 from models import Model
+from monitoring.relation import versus_rest
+from pipelines.tasks import TASKS, pipeline_predict
 
 RESAMPLES = 200
 COVERAGE = 0.9
 """How often the truth lies in the interval around a value."""
 SEED = 7
+RANKED = {("roc_auc", "binary"), ("roc_auc_ovr", "multiclass")}
 
 
 class Interval(NamedTuple):
@@ -26,44 +28,15 @@ class Interval(NamedTuple):
     high: float
 
 
-class _Answered(BaseEstimator):
-    """An estimator whose input is its own answer, so that every scikit-learn scorer can judge stored predictions."""
-
-    def predict(self, rows: np.ndarray) -> np.ndarray:
-        """The answer that each row is."""
-        return rows[:, 0]
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
-
-
-class _Value(RegressorMixin, _Answered):
-    pass
-
-
-class _Probability(ClassifierMixin, _Answered):
-    classes_ = np.array([0.0, 1.0])
-
-    def predict(self, rows: np.ndarray) -> np.ndarray:
-        """The likelier class of each row."""
-        return (rows[:, 0] >= 0.5).astype("float64")
-
-    def predict_proba(self, rows: np.ndarray) -> np.ndarray:
-        """The chance of both classes (n, 2)."""
-        return np.column_stack([1.0 - rows[:, 0], rows[:, 0]])
-
-
 def predict(model: Model, estimator: Any, inputs: pd.DataFrame) -> np.ndarray:
-    """(n,) float64: the probability of the positive class, or the value."""
-    if model.task == "binary":
-        return np.asarray(estimator.predict_proba(inputs)[:, 1], dtype="float64")
-    return np.asarray(estimator.predict(inputs), dtype="float64")
+    """float64: the probability of the positive class or the value (n,), or of each class (n, classes)."""
+    return pipeline_predict(model.task, estimator, inputs)
 
 
 def score(model: Model, label: np.ndarray, prediction: np.ndarray) -> float:
     """The model's metric, larger is better; NaN when the labels are all of one class and the metric needs two.
 
-    Raises HeadwayError when the declared metric is not a scikit-learn scorer.
+    Raises HeadwayError when the declared metric is not a scikit-learn scorer, or not one for the task.
     """
     try:
         scorer = get_scorer(model.metric)
@@ -71,10 +44,19 @@ def score(model: Model, label: np.ndarray, prediction: np.ndarray) -> float:
         raise HeadwayError(
             f"models/{model.name}.py: metric {model.metric!r} is no scorer; there are: {', '.join(get_scorer_names())}"
         ) from None
-    if model.task == "binary" and len(np.unique(label)) < 2:
+    task = TASKS[model.task]
+    if not task.tells(label):
         return float("nan")
-    answered = _Probability() if model.task == "binary" else _Value()
-    return float(scorer(answered, np.asarray(prediction).reshape(-1, 1), label))
+    if own := task.metrics.get(model.metric):
+        return own(label, prediction)
+    try:
+        return float(scorer(task.answered(prediction), np.asarray(prediction).reshape(len(label), -1), label))
+    except ValueError as error:
+        if len(np.unique(label)) < len(model.classes):  # some scorers need every class
+            return float("nan")
+        raise HeadwayError(
+            f"models/{model.name}.py: metric {model.metric!r} of a {model.task} model: {error}"
+        ) from None
 
 
 def interval(
@@ -91,7 +73,7 @@ def interval(
     of a drawn day count, and the bounds are quantiles at the declared confidence (Efron & Tibshirani 1993, ch. 13).
 
     Args:
-        label, prediction, than: (n,) float64.
+        label, prediction, than: float64 (n,); predictions of several classes (n, classes).
         days: (n,) the day of each row.
     """
 
@@ -115,7 +97,7 @@ def contrast(
     to all of its rows is in neither's favour.
 
     Args:
-        ours, theirs: label, prediction and day of each row, (n,) each.
+        ours, theirs: label, prediction and day of each row, as for `interval`.
     """
     days = np.unique(np.concatenate([ours[2], theirs[2]]))
     draw = np.random.default_rng(SEED)
@@ -157,23 +139,24 @@ def _resampled(
     model: Model, label: np.ndarray, prediction: np.ndarray, groups: list[np.ndarray], draws: list[np.ndarray]
 ) -> np.ndarray:
     """(len(draws),) the metric on all rows of the groups of each draw; NaN where it needs two classes and finds one."""
-    if model.metric == "roc_auc" and model.task == "binary":
+    if (model.metric, model.task) in RANKED:
         # Scikit-learn's sorts the rows anew for every draw, which took a sixth of a night.
-        return _weighted_auc(label, prediction, groups, draws)
+        found = np.array([_weighted_auc(*each, groups, draws) for each in versus_rest(label, prediction)])
+        return np.ma.masked_invalid(found).mean(axis=0).filled(np.nan)
     rows = (np.concatenate([groups[k] for k in drawn]) for drawn in draws)
     return np.array([score(model, label[i], prediction[i]) if len(i) else np.nan for i in rows])
 
 
 def _weighted_auc(
-    label: np.ndarray, prediction: np.ndarray, groups: list[np.ndarray], draws: list[np.ndarray]
+    positive: np.ndarray, prediction: np.ndarray, groups: list[np.ndarray], draws: list[np.ndarray]
 ) -> np.ndarray:
     """The chance that a positive ranks above a negative, ties by half (Hanley & McNeil 1982), rows counted as drawn."""
     order = np.argsort(prediction, kind="stable")
     ties = np.flatnonzero(np.diff(prediction[order], prepend=np.nan) != 0)
-    group = np.empty(len(label), dtype="int64")
+    group = np.empty(len(positive), dtype="int64")
     for number, rows in enumerate(groups):
         group[rows] = number
-    group, positive, found = group[order], label[order] == 1, []
+    group, positive, found = group[order], positive[order], []
     for drawn in draws:
         times = np.bincount(drawn, minlength=len(groups))[group]
         above, beside = (np.add.reduceat(times * part, ties) for part in (positive, ~positive))

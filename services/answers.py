@@ -45,6 +45,14 @@ class ProbabilityPrediction(msgspec.Struct, frozen=True):
     label: bool
 
 
+class ClassPrediction(msgspec.Struct, frozen=True):
+    """The likeliest class, and the probability of every class: together they are 1."""
+
+    prediction: str
+    degraded: list[Degraded]
+    probabilities: dict[str, Probability]
+
+
 class Answer(msgspec.Struct, frozen=True):
     """The answer to a call: one prediction an instance, in the call's order."""
 
@@ -54,14 +62,15 @@ class Answer(msgspec.Struct, frozen=True):
     request_id: str
     decision_time: Instant
     """The instant that was decided at: with the entity's keys it names a prediction to whoever tells its outcome."""
-    predictions: Sequence[Prediction | ProbabilityPrediction]
+    predictions: Sequence[Prediction | ProbabilityPrediction | ClassPrediction]
 
 
 class Record(msgspec.Struct, frozen=True):
     """One line of the durable log. `features` is what the model was given, defaults included; null is missing.
 
     `role` tells who answered: the champion; a canary, in the champion's place; or a shadow, whose prediction nobody
-    was given.
+    was given. `prediction` is a number whatever the task: of several classes it is the probability of the likeliest,
+    and `probabilities` holds those of all.
     """
 
     request_id: str
@@ -78,6 +87,7 @@ class Record(msgspec.Struct, frozen=True):
     degraded: list[str]
     prediction: float
     role: Role = "champion"
+    probabilities: dict[str, float] | UnsetType = UNSET
 
 
 def iso(instant: datetime) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from models import Task
 from services.answers import iso
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     generation: int
     description: str
-    task: Literal["binary", "regression"]
+    task: Task
     promoted_as_of: Instant
     promoted_by: str
     served_since: Instant
@@ -79,7 +80,7 @@ class ModelDetails(ModelSummary, frozen=True, kw_only=True):
     """One model: its champion, how that was made, how good it was, and the request it takes.
 
     `metrics` are of the holdout; `interval` is how often the truth lies between `low` and `high`, where there are any;
-    `request` is a JSON Schema.
+    `classes` are there when the answer is one of several; `request` is a JSON Schema.
     """
 
     tag: str
@@ -90,6 +91,7 @@ class ModelDetails(ModelSummary, frozen=True, kw_only=True):
     interval: float | None
     features: list[str]
     request: dict[str, Any]
+    classes: list[str] | UnsetType = UNSET
     trials: RunningTrials | UnsetType = UNSET
 
 
@@ -111,6 +113,7 @@ def details(served: Served) -> ModelDetails:
         interval=manifest.interval.level if manifest.interval else None,
         features=[feature.name for feature in manifest.features],
         request=msgspec.json.schema(served.schema.type),
+        classes=list(manifest.classes) if manifest.classes else UNSET,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,16 +16,16 @@ from pipelines.matrix import filled
 from pipelines.package import Packaged
 from pipelines.pointers import Pointer
 from services import catalogue
-from services.answers import Answer, Degraded, Prediction, ProbabilityPrediction, Record, Role, iso
+from services.answers import Answer, Degraded, Record, Role, iso
 from services.batches import Asked
+from services.kinds import Kind, kind
 from services.lookup import Lookup
 from services.refusals import Refused
 from services.schema import Call, RequestSchema
 
-THRESHOLD = 0.5
 ENCODER = msgspec.json.Encoder()
 QUICK_INSTANCES = 16
-Row = tuple[dict[str, Any], list[Degraded], float]
+Row = tuple[dict[str, Any], list[Degraded], Any]
 """What an instance's model was given, the gaps in it, and what it predicted."""
 
 
@@ -75,7 +74,7 @@ class Served:
 
         Raises:
             Refused: 400 when request features cannot be computed, 503 when the online store does not answer, 500 when
-                a prediction is not finite or, for a binary model, not in [0, 1]. It is about all calls together: to
+                a prediction is not finite, or not the probabilities it should be. It is about all calls together: to
                 know which one is at fault, ask for each alone.
         """
         _mark(asked, "wait")
@@ -98,32 +97,27 @@ class Served:
         """What its own page says: the summary, how it was made, how good it was, and the request it takes."""
         return msgspec.to_builtins(catalogue.details(self))
 
-    def _checked(self, scores: np.ndarray, size: int) -> list[float]:
-        predictions: list[float] = scores.tolist()
-        if self.packaged.manifest.task == "binary":
-            good = all(0.0 <= value <= 1.0 for value in predictions)
-        else:
-            good = all(map(math.isfinite, predictions))
-        if scores.shape != (size,) or not good:
+    @cached_property
+    def kind(self) -> Kind:
+        """What its answers are."""
+        manifest = self.packaged.manifest
+        return kind(manifest.task, manifest.classes, manifest.interval)
+
+    def _checked(self, scores: np.ndarray, size: int) -> list[Any]:
+        predictions: list[Any] = scores.tolist()
+        if scores.shape != (size, *self.kind.shape) or not all(map(self.kind.sane, predictions)):
             raise Refused(500, "bad_output", f"{self.pointer.tag} gave a prediction that cannot be; nothing was logged")
         return predictions
 
     def _answered(self, asked: Asked, rows: Sequence[Row]) -> Answered:
-        pointer, shown = self.pointer, [self._shown(prediction, gaps) for _, gaps, prediction in rows]
+        pointer, shown = self.pointer, [self.kind.shown(prediction, gaps) for _, gaps, prediction in rows]
         decided = iso(asked.decision_time)
         body = Answer(pointer.model, pointer.version, pointer.generation, asked.request_id, decided, shown)
         lines = ENCODER.encode_lines(self._records(asked, decided, rows))
         return Answered(ENCODER.encode(body), lines, len(rows), sum(1 for _, gaps, _ in rows if gaps))
 
-    def _shown(self, value: float, degraded: list[Degraded]) -> Prediction | ProbabilityPrediction:
-        if self.packaged.manifest.task == "binary":
-            return ProbabilityPrediction(value, degraded, value, value >= THRESHOLD)
-        if band := self.packaged.manifest.interval:
-            return Prediction(value, degraded, value + band.low, value + band.high)
-        return Prediction(value, degraded)
-
     def _records(self, asked: Asked, decided: str, rows: Sequence[Row]) -> list[Record]:
-        call, manifest, pointer = asked.call, self.packaged.manifest, self.pointer
+        call, manifest, pointer, kind = asked.call, self.packaged.manifest, self.pointer, self.kind
         texts = {
             name: list(map(iso, call.columns[name])) if dtype == "timestamp" else call.columns[name]
             for name, dtype in manifest.inputs.items()
@@ -133,7 +127,7 @@ class Served:
             Record(
                 asked.request_id, number, call.example_ids[number], pointer.model, pointer.version, pointer.digest,
                 pointer.generation, decided, keys[number], inputs[number], given, [gap.feature for gap in gaps],
-                prediction, self.role,
+                kind.number(prediction), self.role, kind.chances(prediction),
             )
             for number, (given, gaps, prediction) in enumerate(rows)
         ]  # fmt: skip

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from features import NAME
-from services.answers import Answer, Prediction, ProbabilityPrediction
+from services.answers import Answer
 from services.catalogue import ModelDetails, ModelList
 from services.outcomes import Accepted, OutcomeSchema, of_version
 from services.refusals import ErrorBody
@@ -81,14 +81,14 @@ def document(served: Mapping[str, Served]) -> dict[str, Any]:
 
 def _answer(champion: Served) -> type[msgspec.Struct]:
     """The type of a model's answers: `Answer` with its name and its kind of prediction."""
-    one = ProbabilityPrediction if champion.packaged.manifest.task == "binary" else Prediction
+    title = champion.schema.type.__name__.removesuffix("Request")
+    one = champion.kind.documented(title)
     exact: dict[str, Any] = {
         "model": Literal[champion.pointer.model],
         "predictions": Annotated[list[one], Meta(min_length=1, max_length=MAX_INSTANCES)],  # type: ignore[valid-type]
     }
     fields = [(field.name, exact.get(field.name, field.type)) for field in msgspec.structs.fields(Answer)]
-    name = champion.schema.type.__name__.removesuffix("Request") + "Answer"
-    return msgspec.defstruct(name, fields, frozen=True, namespace={"__doc__": Answer.__doc__})
+    return msgspec.defstruct(f"{title}Answer", fields, frozen=True, namespace={"__doc__": Answer.__doc__})
 
 
 def _predict(champion: Served, answer: type[msgspec.Struct]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ durable before it is answered. When it became known is the instant the server re
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from features import HeadwayError
 from services.answers import iso
+from services.kinds import Kind, kind
 from services.log import DurableLog, LogUnavailable
 from services.refusals import Refused, busy
 from services.rules import BASE, YEARS, constrain
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 REQUEST, EXAMPLE, TIME, LABEL = ("request_id", "instance"), "example_id", "decision_time", "label"
 Text = Annotated[str, Meta(min_length=1, max_length=200)]
 Number = Annotated[int, Meta(ge=0, lt=MAX_INSTANCES, description="Of the instance in its request, from 0")]
-LABELS: dict[str, Any] = {"binary": bool | Annotated[int, Meta(ge=0, le=1)], "regression": float}
-"""What became of it, by the task of the model; 1.0 is an integer too, as JSON Schema has it."""
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -53,7 +51,8 @@ class Outcome(msgspec.Struct, frozen=True):
     number: int
     model: str
     known_at: str
-    label: float
+    label: float | str
+    """The name of a class, where there are several."""
     request_id: str | None = None
     instance: int | None = None
     example_id: str | None = None
@@ -74,17 +73,17 @@ class OutcomeSchema:
 
     Args:
         model: its name.
-        task: binary takes 0, 1, true and false; regression a finite number.
+        kind: binary takes 0, 1, true and false; multiclass the name of a class; regression a finite number.
         keys: entity keys and their dtypes; each may be null, as in a prediction.
         clock: whether `as_of` may be sent.
 
     Raises HeadwayError for an entity key that is called like another field.
     """
 
-    def __init__(self, model: str, task: str, keys: Mapping[str, str], *, clock: bool):
+    def __init__(self, model: str, kind: Kind, keys: Mapping[str, str], *, clock: bool):
         if taken := {*REQUEST, EXAMPLE, TIME, LABEL} & keys.keys():
             raise HeadwayError(f"{model}: an entity key cannot be called {', '.join(sorted(taken))}. Rename it.")
-        self.model, self._task, self._keys, self._clock = model, task, tuple(keys), clock
+        self.model, self._kind, self._keys, self._clock = model, kind, tuple(keys), clock
         entity = {name: constrain(dtype, ()) | None for name, dtype in keys.items()}
         self._ways: dict[str, dict[str, Any]] = {
             "Request": {"request_id": Text, "instance": Number},
@@ -96,7 +95,7 @@ class OutcomeSchema:
         whole = {name: kind for way in self._ways.values() for name, kind in way.items()}
         fields = [(_attribute(name), kind | UnsetType, UNSET) for name, kind in whole.items()]
         self._names = tuple(whole)
-        row = _struct(f"{title}Outcome", [(_attribute(LABEL), bool | float if task == "binary" else float), *fields])
+        row = _struct(f"{title}Outcome", [(_attribute(LABEL), kind.taken), *fields])
         rows = Annotated[list[row], Meta(min_length=1, max_length=MAX_INSTANCES)]  # type: ignore[valid-type]
         body: list[Any] = [("outcomes_", rows), *([("as_of_", BASE["timestamp"] | UnsetType, UNSET)] if clock else [])]
         self._decoder = msgspec.json.Decoder(_struct(self.title, body))
@@ -104,7 +103,7 @@ class OutcomeSchema:
     @cached_property
     def types(self) -> tuple[type[msgspec.Struct], ...]:
         """An outcome in each of the three ways, as they are documented."""
-        label = (_attribute(LABEL), LABELS[self._task])
+        label = (_attribute(LABEL), self._kind.told)
         return tuple(
             _struct(
                 f"{self.title}By{way}",
@@ -159,12 +158,10 @@ class OutcomeSchema:
         texts = {name: iso(value) if isinstance(value, datetime) else value for name, value in given.items()}
         return {LABEL: label, TIME: moment, "keys": texts}
 
-    def _label(self, value: bool | float, path: str) -> float:
-        if self._task == "binary" and value not in (0, 1):
-            raise Refused(400, "invalid", "Expected 0, 1, true or false", path)
-        if not math.isfinite(value):
-            raise Refused(400, "invalid", "Expected a finite number", path)
-        return float(value)
+    def _label(self, value: bool | float | str, path: str) -> float | str:
+        if why := self._kind.wrong(value):
+            raise Refused(400, "invalid", why, path)
+        return value if isinstance(value, str) else float(value)
 
 
 class Outcomes:
@@ -208,7 +205,7 @@ class Outcomes:
 
 def of_version(manifest: Manifest, *, clock: bool) -> OutcomeSchema:
     """How outcomes of the predictions of a version are told."""
-    return OutcomeSchema(manifest.model, manifest.task, manifest.keys, clock=clock)
+    return OutcomeSchema(manifest.model, kind(manifest.task, manifest.classes), manifest.keys, clock=clock)
 
 
 def _struct(name: str, fields: list[Any]) -> type[msgspec.Struct]:

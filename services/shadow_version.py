@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from features import HeadwayError
 from pipelines import package
@@ -17,6 +16,7 @@ from pipelines.matrix import filled
 from pipelines.pointers import Pointer, Trial
 from services.answers import Record
 from services.batches import Asked
+from services.kinds import kind
 from services.refusals import Refused
 from services.schema import Call
 
@@ -32,7 +32,9 @@ class ShadowVersion:
         self._at, self._packaged = at, package.load(at, trial.tag)
         if (self._packaged.manifest.model, self._packaged.manifest.digest) != (model, trial.digest):
             raise HeadwayError(f"{trial.tag} is not the version that is to be a shadow of {model}.")
-        self._features = [feature.name for feature in self._packaged.manifest.features]
+        manifest = self._packaged.manifest
+        self._features = [feature.name for feature in manifest.features]
+        self._kind = kind(manifest.task, manifest.classes, manifest.interval)
 
     def score(self, records: Sequence[Record]) -> list[Record]:
         """Its own records of instances that the champion answered; those that it has no good answer for, left out."""
@@ -45,16 +47,16 @@ class ShadowVersion:
             {n: [None if n in r.degraded else r.features[n] for r in records] for n in self._features},
             manifest.features,
         )
-        predictions = self._packaged.score(columns)
-        good = np.isfinite(predictions)
-        if manifest.task == "binary":
-            good &= (predictions >= 0) & (predictions <= 1)
+        predictions = self._packaged.score(columns).tolist()
         rows = zip(*columns.values(), strict=True)
         return [
-            self._own(record, features=dict(zip(self._features, row, strict=True)), prediction=float(prediction))
-            for record, row, prediction, usable in zip(records, rows, predictions, good, strict=True)
-            if usable
-        ]
+            self._own(
+                record, features=dict(zip(self._features, row, strict=True)),
+                prediction=self._kind.number(prediction), probabilities=self._kind.chances(prediction),
+            )
+            for record, row, prediction in zip(records, rows, predictions, strict=True)
+            if self._kind.sane(prediction)
+        ]  # fmt: skip
 
     def _asked(self, record: Record) -> Record | None:
         """It reads what the champion does not: asked as the champion was, some moments later."""
@@ -71,7 +73,10 @@ class ShadowVersion:
         except Refused:
             return None
         answer = msgspec.json.decode(lines, type=Record)
-        return self._own(record, features=answer.features, prediction=answer.prediction, degraded=answer.degraded)
+        return self._own(
+            record, features=answer.features, degraded=answer.degraded, prediction=answer.prediction,
+            probabilities=answer.probabilities,
+        )  # fmt: skip
 
     @cached_property
     def _served(self) -> Served:

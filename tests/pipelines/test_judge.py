@@ -17,9 +17,10 @@ import models
 from models import Model, Slice
 from pipelines.frame import Frame, Split
 from pipelines.home import utc
-from pipelines.judge import Gate, expected_calibration_error, judge
+from pipelines.judge import Gate, judge
 from pipelines.package import FeatureSpec
 from pipelines.scorer import FastScorer, compile
+from pipelines.tasks import expected_calibration_error
 
 SLICE = Slice(name="north", column="region", value="north", floor=0.6)
 BINARY = replace(
@@ -186,7 +187,7 @@ def test_a_slice_that_is_bad_on_its_own_fails() -> None:
     ("changed", "sentence"),
     [
         (replace(SLICE, column="country"), "the examples have no column country"),
-        (replace(SLICE, value="west"), "roc_auc nan on 0 rows where region is west"),
+        (replace(SLICE, value="west"), "nothing to judge by: 0 rows where region is west"),
     ],
 )
 def test_a_slice_that_cannot_be_judged_fails(changed: Slice, sentence: str) -> None:

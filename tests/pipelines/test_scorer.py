@@ -341,7 +341,7 @@ DECLINED: dict[str, tuple[str, Callable[[], Any]]] = {
         make_column_transformer((SimpleImputer(add_indicator=True), NUMBERS)), LogisticRegression())),
     "weighs its transformers": ("binary", lambda: make_pipeline(
         ColumnTransformer([("a", "passthrough", NUMBERS)], transformer_weights={"a": 2.0}), LogisticRegression())),
-    "RandomForestClassifier does not give one answer for the task regression": (
+    "RandomForestClassifier does not give the answers of the task regression": (
         "regression", lambda: make_pipeline(make_column_transformer((codes(), TEXTS)), RandomForestClassifier(2))),
     "StandardScaler beside an encoder": ("binary", lambda: make_pipeline(
         make_column_transformer((make_pipeline(StandardScaler(), OneHotEncoder(handle_unknown="ignore")), ["month"])),

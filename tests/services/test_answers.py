@@ -25,7 +25,7 @@ def shown(packaged: Packaged, **manifest: Any) -> dict[str, Any]:
     changed = replace(packaged, manifest=msgspec.structs.replace(packaged.manifest, **manifest))
     nothing: Any = None
     served = Served(nothing, changed, nothing, nothing, "a test", datetime(2013, 4, 1, tzinfo=UTC))
-    return dict(msgspec.json.decode(msgspec.json.encode(served._shown(7.5, []))))
+    return dict(msgspec.json.decode(msgspec.json.encode(served.kind.shown(7.5, []))))
 
 
 def test_a_value_comes_with_its_interval_where_the_model_has_one(packaged: Packaged) -> None:

@@ -17,6 +17,7 @@ from features import HeadwayError
 from pipelines.home import Home
 from services import keys
 from services.app import create_app
+from services.kinds import kind
 from services.log import records
 from services.outcomes import Outcome, OutcomeSchema
 from services.refusals import Refused
@@ -24,8 +25,8 @@ from tests.services import world
 
 URL = f"/v1/models/{world.MODEL}/outcomes"
 PREDICT = f"/v1/models/{world.MODEL}/predict"
-SCHEMA = OutcomeSchema("m", "binary", {"city": "str", "number": "int", "class": "str"}, clock=False)
-VALUES = OutcomeSchema("m", "regression", {"city": "str"}, clock=True)
+SCHEMA = OutcomeSchema("m", kind("binary"), {"city": "str", "number": "int", "class": "str"}, clock=False)
+VALUES = OutcomeSchema("m", kind("regression"), {"city": "str"}, clock=True)
 ENTITY = {"city": "x", "number": 1, "class": None, "decision_time": "2013-04-01T02:00:00+02:00"}
 
 
@@ -118,7 +119,7 @@ def test_the_value_of_a_regression_is_a_finite_number() -> None:
 
 def test_a_key_that_is_called_like_another_field_is_told() -> None:
     with pytest.raises(HeadwayError, match="an entity key cannot be called label"):
-        OutcomeSchema("m", "binary", {"label": "str"}, clock=False)
+        OutcomeSchema("m", kind("binary"), {"label": "str"}, clock=False)
 
 
 json_values = st.recursive(
