@@ -24,6 +24,7 @@ from monitoring.verdict import Fault, Gain, Verdict
 from pipelines.ledger import Ledger
 from pipelines.package import Packaged
 from pipelines.promotion import Pointer
+from pipelines.tasks import answers
 
 DAY = timedelta(days=1)
 
@@ -136,7 +137,7 @@ def _surprise(
     rows = rows[rows["role"] == "champion"]  # what a canary knows less well is no change of the world
     days = profile.iso_days(rows["decision_time"])
     return relation.daily(
-        model.task, rows["label"].to_numpy(), rows["prediction"].to_numpy(), days, reference.residual_sd
+        model.task, rows["label"].to_numpy(), answers(model.classes, rows), days, reference.residual_sd
     )
 
 
