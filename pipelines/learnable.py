@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import features
-from features import Domain, HeadwayError
+from features import Domain, FeatureTable, HeadwayError, RequestFeatures
 from models import Model
 from pipelines.frame import Split
 
@@ -12,9 +12,10 @@ def learnable(model: Model, parts: Split) -> None:
     """Raise HeadwayError for labels that are all the same, or a feature that is missing in every training row."""
     for name, part in (("training", parts.train), ("holdout", parts.holdout)):
         if part.rows["label"].nunique() < 2:
+            label = part.rows["label"].iloc[0]
+            known = model.classes[int(label)] if model.classes else f"{label:g}"
             raise HeadwayError(
-                f"{model.name}: all {len(part)} {name} rows have the label {part.rows['label'].iloc[0]:g}, so nothing "
-                f"can be {'learned from' if name == 'training' else 'judged by'} them. Look at `label` in the examples "
+                f"{model.name}: all {len(part)} {name} rows have the label {known}, so nothing can be {'learned from' if name == 'training' else 'judged by'} them. Look at `label` in the examples "
                 f"query of models/{model.name}.py, ingest more history (`headway ingest {model.domain}`), or train as "
                 "of a later day."
             )
@@ -25,6 +26,7 @@ def learnable(model: Model, parts: Split) -> None:
 
 def _missing(model: Model, domain: Domain, missing: set[str]) -> str:
     """Each feature view with its missing features, and what to do about it."""
+    views: tuple[FeatureTable | RequestFeatures, ...]
     views = (*domain.tables_of(model.feature_service), *domain.request_features_of(model.feature_service))
     found = {view.name: ", ".join(f"`{f.name}`" for f in view.features if f.name in missing) for view in views}
     named = "; ".join(f"{names} of the feature view {view}" for view, names in found.items() if names)
