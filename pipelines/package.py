@@ -172,12 +172,11 @@ def seal(folder: Path, manifest: Manifest, estimator: Any, reference: Reference,
         _Pickler(file).dump(estimator)
     (folder / REFERENCE).write_bytes(msgspec.json.encode(reference, order="deterministic"))
     sample.to_parquet(folder / SAMPLE, index=False)
-    return vouch(folder, manifest)
+    return vouch(manifest, {path.name: _sha256(path) for path in sorted(folder.iterdir())})
 
 
-def vouch(folder: Path, manifest: Manifest) -> Manifest:
-    """The manifest, complete with the digests of the files in `folder`, its own, and the tag that follows from it."""
-    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+def vouch(manifest: Manifest, files: dict[str, str]) -> Manifest:
+    """The manifest, complete with the SHA-256 of each file, its own digest, and the tag that follows from it."""
     full = msgspec.structs.replace(manifest, files=files, digest="", tag="")
     digest = _digest(full)
     return msgspec.structs.replace(full, digest=digest, tag=tag_of(manifest.model, digest))
