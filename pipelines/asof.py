@@ -222,7 +222,10 @@ def _rows(config: RepoConfig, source: DataSource) -> pl.LazyFrame:
     path = FileSource.get_uri_for_file_path(config.repo_path, _file_source(source).path)
     files = _files(path)
     if not files:
-        raise HeadwayError(f"data source {source.name}: no Parquet files at {path}. Compute the feature table first.")
+        raise HeadwayError(
+            f"data source {source.name}: no Parquet files at {path}. Compute the feature table first: "
+            "`headway ingest DOMAIN --history SINCE`."
+        )
     return pl.scan_parquet(
         files,
         schema=pl.read_parquet_schema(files[-1]),

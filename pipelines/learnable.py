@@ -10,14 +10,14 @@ from pipelines.frame import Split
 
 def learnable(model: Model, parts: Split) -> None:
     """Raise HeadwayError for labels that are all the same, or a feature that is missing in every training row."""
-    for name, part in (("training", parts.train), ("holdout", parts.holdout)):
+    for name, part, use in (("training", parts.train, "learned from"), ("holdout", parts.holdout, "judged by")):
         if part.rows["label"].nunique() < 2:
             label = part.rows["label"].iloc[0]
             known = model.classes[int(label)] if model.classes else f"{label:g}"
             raise HeadwayError(
-                f"{model.name}: all {len(part)} {name} rows have the label {known}, so nothing can be {'learned from' if name == 'training' else 'judged by'} them. Look at `label` in the examples "
-                f"query of models/{model.name}.py, ingest more history (`headway ingest {model.domain}`), or train as "
-                "of a later day."
+                f"{model.name}: all {len(part)} {name} rows have the label {known}, so nothing can be {use} them. Look "
+                f"at `label` in the examples query of models/{model.name}.py, ingest more history (`headway ingest "
+                f"{model.domain}`), or train as of a later day."
             )
     missing = parts.train.inputs.columns[parts.train.inputs.isna().all()]
     if len(missing):
