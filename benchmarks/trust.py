@@ -28,7 +28,7 @@ from benchmarks import planted, rivals
 from benchmarks.streams import FLIGHTS, WEEK, Stream, flights, made_up
 from monitoring import budget, drift, relation, verdict
 from monitoring.drift import Drift
-from monitoring.profile import SCORE, Bins, Profile, Reference, fit_bins, take
+from monitoring.profile import PAIRED, SCORE, Bins, Profile, Reference, fit_bins, take
 from monitoring.relation import Day, Relation
 from monitoring.verdict import Verdict
 
@@ -54,7 +54,8 @@ class World:
             there = self.rows(week)
             scores[there] = stream.score(week, stream.inputs[there])
         self.scored = stream.inputs.assign(**{SCORE: scores})
-        self.bins: Bins = fit_bins(self.scored[: self.rows(REFERENCE - 1).stop], stream.columns)
+        first = sorted(stream.importance, key=lambda name: -stream.importance[name])[:PAIRED]
+        self.bins: Bins = fit_bins(self.scored[: self.rows(REFERENCE - 1).stop], stream.columns, first)
         days = [stream.rows(day) for day in range(stream.weeks * WEEK)]
         self.profiles = [take(self.scored[there], self.bins) for there in days]
         self.surprise = [surprise(stream.label[there], scores[there]) for there in days]

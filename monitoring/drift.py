@@ -6,11 +6,9 @@ lies from all the others together, and p is the share that scores at least as hi
 exchangeable with the others, the chance of p <= alpha is at most alpha, whatever the data look like (full
 conformal prediction: Vovk, Gammerman and Shafer 2005, ch. 2).
 
-The distance is the Jensen-Shannon distance (base 2) between bin shares: it needs no bin to be filled, lies
-between 0 and 1 for every column, and grows in step with a shift (0.42 times the shift in standard
-deviations, while small). A column is as odd as its shape (in fine bins or coarse) or its missing and unseen
-values are, whichever is oddest, and a window as the squares of its columns' z together: one column that is
-far off is not drowned by many that wobble.
+How odd a window is in one input is told by `oddness`; the window scores as the squares of its inputs' z together, each
+by the root of its importance: one input that is far off is not drowned by many that wobble, nor by one that the model
+leans on most.
 """
 
 from __future__ import annotations
@@ -24,26 +22,17 @@ import msgspec
 import numpy as np
 
 from monitoring import budget
-from monitoring.profile import Bins, Categories, Numbers, Profile, Reference, add
+from monitoring.oddness import oddness, rank_of_last
+from monitoring.profile import Categories, Numbers, Profile, Reference, add
 
 Status = Literal["judged", "not enough history", "window incomplete"]
 
-EFFECT_FLOOR = 0.02
-"""A smaller distance counts as none, however unusual: about a twentieth of a standard deviation."""
 NEARLY_ALL = 0.85
 """A block of days is a window when at least this share of its days have rows (6 of 7)."""
 NOTABLE = 1.64
 """An input stands out from this z on: one in twenty would by chance."""
 JUMP = 0.02
 """Missing or unseen values above the worst reference window by this share of rows are what is told first."""
-COARSE_BINS = 6
-"""Bins of a number are also pooled into about so many: rows of a window come in clusters, which fill fine bins by
-chance. A change of the pattern within a range (another timetable) shows in the fine ones only."""
-GONE_FLOOR = 0.1
-"""The same floor for the distance in what is missing or unseen alone: about two rows in a hundred more than never."""
-_SD_FLOOR = 0.005
-_GONE_SD_FLOOR = 0.03
-_SD_FLOOR_SHARE = 0.1  # of the mean distance: columns that hardly ever vary must not shout at a trifle
 
 
 class Input(msgspec.Struct, frozen=True):
@@ -52,12 +41,11 @@ class Input(msgspec.Struct, frozen=True):
     name: str
     importance: float
     z: float
-    """Its distance, in standard deviations of the other windows' distances; of its shape, fine or coarse, or of what is
-    missing or unseen, whichever is oddest."""
+    """How odd it is, in standard deviations of how odd the other windows are; 0 when it does not matter."""
     distance: float
     """Jensen-Shannon distance from the reference windows together, 0 to 1."""
     contribution: float
-    """importance * max(0, z)**2; 0 below the effect floor."""
+    """The root of its importance times z squared."""
     measure: str
     """What `level` is: "mean", or the share of rows that it is "missing in", "never trained on in" or "`A` in"."""
     level: float | None
@@ -74,6 +62,8 @@ class Input(msgspec.Struct, frozen=True):
     unseen: float
     """Share of the window's rows with a value never trained on."""
     sentence: str
+    partner: str = ""
+    """The input that it no longer goes with as usual, where that is what makes it odd."""
 
 
 class Drift(msgspec.Struct, frozen=True):
@@ -152,18 +142,13 @@ def judge(reference: Reference, days: Mapping[str, Profile], *, window: timedelt
 def _judged(blank: Drift, reference: Reference, windows: Sequence[Profile], window: timedelta) -> Drift:
     names = list(reference.bins.columns)
     weight = np.array([reference.importance.get(name, 0.0) for name in names])
-    distance = np.column_stack([distances(_shape(reference.bins, name, windows)) for name in names])
-    coarse = np.column_stack([distances(_coarse(reference.bins, name, windows)) for name in names])
-    gone = np.column_stack([distances(_gone(reference.bins, name, windows)) for name in names])
-    # Both are parts of the shape, so their distances are never the larger ones: one effect floor holds for all.
-    odd_gone = np.where(gone >= GONE_FLOOR, z_scores(gone, _GONE_SD_FLOOR), -np.inf)
-    z = np.maximum.reduce([z_scores(distance), z_scores(coarse), odd_gone])
-    parts = weight * np.where(distance >= EFFECT_FLOOR, np.maximum(z, 0.0) ** 2, 0.0)
+    odd = oddness(reference.bins, windows)
+    parts = np.sqrt(weight) * odd.z**2
     allowed = budget.allowed_rank(blank.alpha, len(windows))
     rank = rank_of_last(parts.sum(axis=1))
     order = np.argsort(-parts[-1], kind="stable")
-    found = np.column_stack([weight, z[-1], distance[-1], parts[-1]]).tolist()
-    inputs = [_input(reference, names[j], windows, *found[j]) for j in order]
+    found = np.column_stack([weight, odd.z[-1], odd.distance[-1], parts[-1]]).tolist()
+    inputs = [_input(reference, names[j], windows, odd.partner[j], *found[j]) for j in order]
     return msgspec.structs.replace(
         blank,
         alarm=rank <= allowed,
@@ -177,70 +162,6 @@ def _judged(blank: Drift, reference: Reference, windows: Sequence[Profile], wind
     )
 
 
-def distances(counts: np.ndarray) -> np.ndarray:
-    """Jensen-Shannon distance (base 2, 0 to 1) of each window's shares from those of all the others together.
-
-    Args:
-        counts: rows by bin, (windows, bins).
-
-    Returns:
-        float (windows,).
-    """
-    rest = counts.sum(axis=0) - counts
-    p, q = (part / np.maximum(part.sum(axis=1, keepdims=True), 1) for part in (counts, rest))
-    middle = (p + q) / 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        terms = np.where(p > 0, p * np.log2(p / middle), 0) + np.where(q > 0, q * np.log2(q / middle), 0)
-    return np.sqrt(np.clip(terms.sum(axis=1) / 2, 0.0, 1.0))
-
-
-def z_scores(distance: np.ndarray, floor: float = _SD_FLOOR) -> np.ndarray:
-    """Each distance against mean and standard deviation of the *other* windows' ones: (windows, columns).
-
-    Every window is treated alike, which is what makes the rank valid; the sd has a `floor`, so that a column
-    that hardly ever varies does not alarm at a trifle.
-    """
-    n = len(distance) - 1
-    mean = (distance.sum(axis=0) - distance) / n
-    square = ((distance**2).sum(axis=0) - distance**2) / n
-    sd = np.sqrt(np.maximum(square - mean**2, 0.0) * n / (n - 1))
-    return (distance - mean) / np.maximum(sd, np.maximum(_SD_FLOOR_SHARE * mean, floor))
-
-
-def rank_of_last(scores: np.ndarray) -> int:
-    """1 + how many of the other windows score at least as high as the last (ties count against an alarm)."""
-    return 1 + int((scores[:-1] >= scores[-1] - 1e-12).sum())
-
-
-def _shape(bins: Bins, name: str, windows: Sequence[Profile]) -> np.ndarray:
-    """Counts (windows, bins) as they enter the distance.
-
-    A value never trained on can only occur in the new window, a rare one in any: among categories they are
-    one bin, else the first new value of an ever-growing list would count as drift.
-    """
-    counts = np.array([window.counts[name] for window in windows], float)
-    if isinstance(bins.columns[name], Categories):
-        counts[:, -3] += counts[:, -1]
-        counts[:, -1] = 0
-    return counts
-
-
-def _coarse(bins: Bins, name: str, windows: Sequence[Profile]) -> np.ndarray:
-    """The same with the bins of a number pooled into a few."""
-    counts = _shape(bins, name, windows)
-    if isinstance(bins.columns[name], Categories):
-        return counts
-    inner = counts.shape[1] - 2
-    pooled = np.add.reduceat(counts[:, :inner], np.arange(0, inner, max(1, inner // COARSE_BINS)), axis=1)
-    return np.column_stack([pooled, counts[:, inner:]])
-
-
-def _gone(bins: Bins, name: str, windows: Sequence[Profile]) -> np.ndarray:
-    """Counts (windows, 2): values that are there and were trained on, and the rest; a new category is there."""
-    counts = _shape(bins, name, windows)
-    return np.column_stack([counts[:, :-2].sum(axis=1), counts[:, -2:].sum(axis=1)])
-
-
 def _without_top(names: Sequence[str], parts: np.ndarray, allowed: int, alarm: bool) -> str:
     top = int(np.argmax(parts[-1]))
     if not alarm:
@@ -250,8 +171,9 @@ def _without_top(names: Sequence[str], parts: np.ndarray, allowed: int, alarm: b
 
 
 def _input(
-    reference: Reference, name: str, windows: Sequence[Profile], weight: float, z: float, distance: float, part: float
-) -> Input:
+    reference: Reference, name: str, windows: Sequence[Profile], partner: str,
+    weight: float, z: float, distance: float, part: float,
+) -> Input:  # fmt: skip
     missing, unseen = (_shares(name, windows, slot) for slot in (-2, -1))
     measure, levels = _levels(reference.bins.columns[name], name, windows, missing, unseen)
     known = [level for level in levels[:-1] if level is not None]
@@ -271,7 +193,8 @@ def _input(
         missing_reference=float(np.mean(missing[:-1])),
         missing_worst=max(missing[:-1]),
         unseen=unseen[-1],
-        sentence=_describe(measure, levels[-1], low, high, z if part > 0 else 0.0),
+        sentence=_describe(measure, levels[-1], low, high, z if part > 0 else 0.0, partner),
+        partner=partner,
     )
 
 
@@ -292,7 +215,7 @@ def _levels(
     return (f"`{columns.top[0]}` in" if columns.top else "other values in"), _shares(name, windows, 0)
 
 
-def _describe(measure: str, level: float | None, low: float | None, high: float | None, z: float) -> str:
+def _describe(measure: str, level: float | None, low: float | None, high: float | None, z: float, partner: str) -> str:
     """What an input did, in one phrase."""
     if level is None or low is None or high is None:
         return "no values to compare"
@@ -303,6 +226,8 @@ def _describe(measure: str, level: float | None, low: float | None, high: float 
         here, band = f"{level:.0%} of rows", " to ".join(dict.fromkeys(ends))
     if not low <= level <= high:
         return f"{measure} {here}, usually {band}"
+    if z >= NOTABLE and partner:
+        return f"it no longer goes with `{partner}` as usual: {measure} {here}"
     unlike = "its mix changed, though not its centre" if measure == "mean" else "its mix changed elsewhere"
     return f"{unlike}: {measure} {here}" if z >= NOTABLE else f"as usual: {measure} {here}"
 

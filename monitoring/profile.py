@@ -22,6 +22,11 @@ SCORE = "prediction"
 
 QUANTILES = 30
 TOP = 50
+PAIRED = 8
+"""Of so many inputs, the most important ones, it is also kept how they go together."""
+PAIRED_VALUES, PAIRED_SDS = 3, 3.0
+"""A category enters by so many of its commonest values, a number up to so many standard deviations from its mean."""
+CHUNK = 1 << 16  # rows whose products are summed at a time
 HAIR = 0.01
 """A number is unseen when it lies outside the training range by more than this share of the range."""
 
@@ -90,6 +95,18 @@ class Bins(msgspec.Struct, frozen=True):
     """How each column is counted, fixed by the rows that the model was trained on."""
 
     columns: dict[str, Numbers | Categories]
+    together: dict[str, tuple[float, float]] = {}
+    """The inputs of which products are summed, with mean and sd of the training rows (0 and 1 for a category)."""
+
+    @property
+    def owners(self) -> list[str]:
+        """To which input each column of the products belongs: a number has one, a category one for each value."""
+        kinds = [(name, self.columns[name]) for name in self.together]
+        return [
+            name
+            for name, kind in kinds
+            for _ in (kind.top[:PAIRED_VALUES] if isinstance(kind, Categories) else [name])
+        ]  # fmt: skip
 
 
 class Moments(msgspec.Struct, frozen=True):
@@ -108,6 +125,8 @@ class Profile(msgspec.Struct, frozen=True):
     rows: int
     counts: dict[str, list[int]]
     moments: dict[str, Moments]
+    together: list[float] = []
+    """Sums of products of a 1 and the standardised `Bins.owners`: the upper triangle, by rows; what is missing is 0."""
 
 
 class Reference(msgspec.Struct, frozen=True):
@@ -124,13 +143,14 @@ class Reference(msgspec.Struct, frozen=True):
     """Regression: standard deviation of the residuals on the holdout."""
 
 
-def fit_bins(frame: pd.DataFrame, features: Sequence[FeatureLike]) -> Bins:
+def fit_bins(frame: pd.DataFrame, features: Sequence[FeatureLike], together: Sequence[str] = ()) -> Bins:
     """Bins of the training rows, for each feature and for the score if `frame` has it.
 
     Args:
         frame: one row each training example, a column each feature (as `matrix` makes it), `prediction`
             optional.
         features: name and dtype; `str` is counted by category, all else as a number.
+        together: inputs of which it is kept how they go together.
 
     Raises:
         HeadwayError: a column is missing, or a feature bears the score's name.
@@ -143,14 +163,15 @@ def fit_bins(frame: pd.DataFrame, features: Sequence[FeatureLike]) -> Bins:
         columns[feature.name] = _fit_categories(column) if feature.dtype == "str" else _fit_numbers(column)
     if SCORE in frame:
         columns[SCORE] = _fit_numbers(frame[SCORE])
-    return Bins(columns)
+    return Bins(columns, {name: _scale(columns[name], frame[name]) for name in together})
 
 
 def take(frame: pd.DataFrame, bins: Bins) -> Profile:
     """The profile of the rows of `frame`. Raises HeadwayError when a column of `bins` is missing."""
     found = {name: kind.count(_column(frame, name)) for name, kind in bins.columns.items()}
     counts = {name: counted for name, (counted, _) in found.items()}
-    return Profile(len(frame), counts, {name: moments for name, (_, moments) in found.items() if moments})
+    moments = {name: moments for name, (_, moments) in found.items() if moments}
+    return Profile(len(frame), counts, moments, _products(frame, bins))
 
 
 def take_days(frame: pd.DataFrame, instants: pd.Series, bins: Bins) -> dict[str, Profile]:
@@ -166,12 +187,14 @@ def add(profiles: Iterable[Profile]) -> Profile:
     (Chan, Golub and LeVeque 1983, pooled moments). Raises HeadwayError for none or for different bins.
     """
     parts = list(profiles)
-    layouts = {tuple((name, len(counts)) for name, counts in sorted(part.counts.items())) for part in parts}
+    layouts = {
+        (len(part.together), *((name, len(counts)) for name, counts in sorted(part.counts.items()))) for part in parts
+    }
     if len(layouts) != 1:
         raise HeadwayError(f"{len(parts)} profiles with {len(layouts)} kinds of bins cannot be added: use one model's.")
     counts = {name: _sum([part.counts[name] for part in parts]) for name in parts[0].counts}
     moments = {name: _pooled([part.moments[name] for part in parts]) for name in parts[0].moments}
-    return Profile(sum(part.rows for part in parts), counts, moments)
+    return Profile(sum(part.rows for part in parts), counts, moments, _sum([part.together for part in parts]))
 
 
 def build_reference(
@@ -195,10 +218,12 @@ def build_reference(
         trained: which rows were trained on (n,); the bins are theirs. None: all.
         residual_sd: regression only, `relation.residual_sd` of the holdout.
     """
-    bins = fit_bins(frame if trained is None else frame[np.asarray(trained, bool)], features)
     weights = {feature.name: max(0.0, float(importance.get(feature.name, 0.0))) for feature in features}
     total = sum(weights.values())
     scaled = {name: weight / total if total else 1 / len(weights) for name, weight in weights.items()}
+    first = sorted(scaled, key=lambda name: -scaled[name])[:PAIRED]
+    rows = frame if trained is None else frame[np.asarray(trained, bool)]
+    bins = fit_bins(rows, features, [name for name in first if scaled[name] > 0])
     return Reference(bins, take_days(frame, instants, bins), scaled, dict(surprise), residual_sd)
 
 
@@ -253,7 +278,34 @@ def _moments(ordered: np.ndarray) -> Moments:
     return Moments(len(ordered), mean, sd, float(ordered[0]), float(ordered[-1]))
 
 
-def _sum(counts: Sequence[Sequence[int]]) -> list[int]:
+def _scale(kind: Numbers | Categories, column: pd.Series) -> tuple[float, float]:
+    if isinstance(kind, Categories):
+        return 0.0, 1.0
+    values = to_float(column)
+    values = values[np.isfinite(values)]
+    return (float(values.mean()), float(values.std()) or 1.0) if len(values) else (0.0, 1.0)
+
+
+def _products(frame: pd.DataFrame, bins: Bins) -> list[float]:
+    if not bins.together:
+        return []
+    total = np.zeros((len(bins.owners) + 1,) * 2)
+    for start in range(0, len(frame), CHUNK):
+        part = frame.iloc[start : start + CHUNK]
+        columns = [column for name in bins.together for column in _standardised(part[name], name, bins)]
+        rows = np.column_stack([np.ones(len(part)), *columns])
+        total += rows.T @ rows
+    return np.round(total[np.triu_indices(len(total))], 4).tolist()
+
+
+def _standardised(column: pd.Series, name: str, bins: Bins) -> Iterable[np.ndarray]:
+    kind, (mean, sd) = bins.columns[name], bins.together[name]
+    if isinstance(kind, Categories):
+        return [column.isin([value]).to_numpy(float) for value in kind.top[:PAIRED_VALUES]]
+    return [np.nan_to_num(np.clip((to_float(column) - mean) / sd, -PAIRED_SDS, PAIRED_SDS))]
+
+
+def _sum(counts: Sequence[Sequence[Any]]) -> list[Any]:
     return [sum(column) for column in zip(*counts, strict=True)]
 
 

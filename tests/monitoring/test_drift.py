@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from monitoring import budget
-from monitoring.drift import Drift, blocks, distances, judge, number, rank_of_last, z_scores
+from monitoring.drift import Drift, blocks, judge, number
+from monitoring.oddness import distances, rank_of_last, z_scores
 from monitoring.profile import fit_bins, take
 from tests.monitoring.worlds import FEATURES, as_window, iso, reference, rows
 
@@ -21,7 +22,7 @@ def shuffled_alarm_rate(counts: np.ndarray, weight: np.ndarray, level: float, dr
     allowed = budget.allowed_rank(level, counts.shape[1])
     for _ in range(draws):
         order = random.permutation(counts.shape[1])
-        z = z_scores(np.column_stack([distances(column[order]) for column in counts]))
+        z = z_scores(np.column_stack([distances(column[order]) for column in counts]), 0.005)
         alarms += rank_of_last((weight * np.maximum(z, 0)).sum(axis=1)) <= allowed
     return alarms / draws
 
@@ -68,6 +69,25 @@ def test_values_that_go_missing_are_named() -> None:
     assert found.alarm
     assert found.inputs[0].name == "temp"
     assert found.inputs[0].sentence.startswith("missing in 6")
+
+
+def test_inputs_that_no_longer_go_together_are_named_though_each_is_as_usual() -> None:
+    random = np.random.default_rng(20)
+
+    def pair(together: float) -> pd.DataFrame:
+        part = rows(random)
+        return part.assign(wind=together * part["temp"] + random.normal(0, 0.5, len(part)))
+
+    frames = [pair(0.8) for _ in range(20)]
+    bins = fit_bins(pd.concat(frames), FEATURES, ["temp", "wind", "place"])
+    known = reference(frames, bins)
+    assert not judge(known, as_window(pair(0.8), bins), window=DAY, alpha=0.1).alarm
+    flipped = pair(0.8)
+    flipped["wind"] = -flipped["wind"] + 2 * flipped["wind"].mean()
+    found = judge(known, as_window(flipped, bins), window=DAY, alpha=0.1)
+    assert found.alarm
+    assert {found.inputs[0].name, found.inputs[0].partner} == {"temp", "wind"}
+    assert "no longer goes with" in found.inputs[0].sentence
 
 
 def test_new_categories_one_by_one_are_no_drift() -> None:

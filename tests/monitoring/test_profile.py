@@ -34,6 +34,7 @@ def frame(numbers: list[float | None], texts: list[str | None]) -> pd.DataFrame:
 
 
 COLUMNS = (Column("x"), Column("c", "str"))
+TOGETHER = ("x", "c")
 
 
 @given(trained=st.tuples(NUMBERS, TEXTS), served=st.tuples(NUMBERS, TEXTS), cut=st.integers(0, 60))
@@ -41,10 +42,11 @@ COLUMNS = (Column("x"), Column("c", "str"))
 def test_a_profile_is_the_sum_of_its_parts_and_counts_every_row(
     trained: tuple[list, list], served: tuple[list, list], cut: int
 ) -> None:
-    bins, data = fit_bins(frame(*trained), COLUMNS), frame(*served)
+    bins, data = fit_bins(frame(*trained), COLUMNS, TOGETHER), frame(*served)
     whole, parts = take(data, bins), add([take(data[:cut], bins), take(data[cut:], bins)])
     assert parts.counts == whole.counts
     assert parts.rows == whole.rows == len(data)
+    assert parts.together == pytest.approx(whole.together, abs=2e-4)
     assert all(sum(counts) == len(data) for counts in whole.counts.values())
     for name, moments in whole.moments.items():
         assert (parts.moments[name].low, parts.moments[name].high) == (moments.low, moments.high)
