@@ -126,6 +126,16 @@ COMMANDS: tuple[Command, ...] = (
         (arg("--port", type=int, default=8000, help="preferred port (default 8000)"),),
         "headway archive --port 8000",
     ),
+    Command(
+        "alerts",
+        "try the addresses that alerts go to, list what was sent, retry what was not (exit code 1: some are not)",
+        "pipelines.alerts:run",
+        (
+            arg("action", choices=("test", "list", "retry")),
+            arg("model", nargs="?", help="only this model's (default: all)"),
+        ),
+        "headway alerts test",
+    ),
     Command("history", "tell what happened to a model, from the ledger", "pipelines.lifecycle:history", (MODEL,)),
     Command(
         "verify",

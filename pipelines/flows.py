@@ -34,7 +34,7 @@ STEP: dict[str, Any] = {"cache_policy": NO_CACHE}
 
 
 def note_failure(flow: Flow, flow_run: FlowRun, state: State) -> None:
-    """Write down what failed, for `headway doctor` to tell. Prefect asks for exactly these argument names."""
+    """Write down what failed, for `headway doctor`, and alert people. Prefect asks for exactly these argument names."""
     told = {
         "flow": flow.name,
         "parameters": flow_run.parameters,
@@ -45,6 +45,11 @@ def note_failure(flow: Flow, flow_run: FlowRun, state: State) -> None:
     }
     with (home().logs / "failures.jsonl").open("a") as file:
         file.write(json.dumps(told, default=str) + "\n")
+    from pipelines import alerts, outbox
+
+    planned = flow_run.expected_start_time or state.timestamp
+    if found := alerts.failed_run(flow.name, flow_run.parameters, state.message, planned):
+        outbox.tell(home(), found)
 
 
 NOTED: dict[str, Any] = {"on_failure": [note_failure], "on_crashed": [note_failure]}
@@ -57,6 +62,7 @@ def ingest_flow(domain: str, as_of: str | None = None) -> list[Delivery]:
     deliveries = ingest(domain, instant)
     build_tables(domain, instant)
     materialize(domain, instant)
+    alert_late(domain, instant, return_state=True)
     return deliveries
 
 
@@ -71,6 +77,7 @@ def check_flow(model: str, as_of: str | None = None) -> Verdict:
     take_profile(model, instant, parity, labels)
     verdict = judge(model, instant)
     announce(verdict)
+    alert_verdict(verdict, instant, return_state=True)
     return verdict
 
 
@@ -84,13 +91,19 @@ def retrain_flow(model: str, as_of: str | None = None) -> Outcome | None:
     if verdict is None:
         get_run_logger().info("No standing verdict in the ledger asks for a retraining of %s.", model)
         return None
-    return retrain(model, verdict)
+    outcome = retrain(model, verdict)
+    if outcome.waiting:
+        alert_approval(model, verdict.as_of, return_state=True)
+    return outcome
 
 
 @flow(name="weekly", flow_run_name="weekly {model}", **NOTED)
 def weekly_flow(model: str, as_of: str | None = None) -> Path:
     """Write the weekly page of a model."""
-    return write_page(model, logical(as_of))
+    instant = logical(as_of)
+    path = write_page(model, instant)
+    alert_page(path, instant, return_state=True)
+    return path
 
 
 def logical(as_of: str | None) -> datetime:
@@ -205,3 +218,45 @@ def write_page(model: str, as_of: datetime) -> Path:
     from pipelines import weekly
 
     return weekly.weekly(home(), models.load(model), as_of)
+
+
+# What follows tells people. It is called for its state: that it fails is seen in Prefect, and fails no night.
+@task(**STEP)
+def alert_verdict(verdict: Verdict, as_of: datetime) -> None:
+    """Try again the alerts that were not sent; tell of a veto, or of an alarm that starts a retraining."""
+    from pipelines import alerts, outbox
+
+    outbox.retry(home(), verdict.model, as_of)
+    if found := alerts.of_verdict(verdict):
+        outbox.tell(home(), found)
+
+
+@task(**STEP)
+def alert_approval(model: str, as_of: datetime) -> None:
+    """Tell that a challenger waits for approval."""
+    from pipelines import alerts, outbox, weekly
+
+    if found := alerts.of_approval(weekly.gather(home(), models.load(model), as_of), as_of):
+        outbox.tell(home(), found)
+
+
+@task(**STEP)
+def alert_late(domain: str, as_of: datetime) -> None:
+    """The catch-up check: tell of a model of the domain whose night is late. It runs at every tick of the ingest."""
+    from pipelines import alerts, outbox
+
+    outbox.retry(home(), domain, as_of)
+    for model in map(models.load, models.names()):
+        if model.domain == domain and (found := alerts.of_late(home(), model, as_of)):
+            outbox.tell(home(), found)
+
+
+@task(**STEP)
+def alert_page(path: Path, as_of: datetime) -> None:
+    """Tell the weekly page's first line, where that is asked for."""
+    from monitoring.page import Week
+    from pipelines import addresses, alerts, outbox
+    from pipelines.files import read_json
+
+    if addresses.weekly():
+        outbox.tell(home(), alerts.of_page(read_json(path.with_suffix(".json"), Week), as_of))

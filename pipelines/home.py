@@ -34,9 +34,10 @@ times over, serving workers above all."""
 VARIABLES = (
     "HEADWAY_HOME", "HEADWAY_LEDGER_URL", "HEADWAY_API_KEY", "HEADWAY_WORKERS", "HEADWAY_CLOCK", "HEADWAY_KEYS",
     "HEADWAY_RATE", "HEADWAY_BURST", "HEADWAY_IN_FLIGHT", "HEADWAY_BODY_LIMIT", "HEADWAY_SHADOW_QUEUE",
-    "HEADWAY_METRICS", "HEADWAY_ACCESS_LOG", "HEADWAY_TRACES", "HEADWAY_SENTRY_DSN", "HEADWAY_IMAGE",
+    "HEADWAY_METRICS", "HEADWAY_ACCESS_LOG", "HEADWAY_TRACES", "HEADWAY_SENTRY_DSN", "HEADWAY_IMAGE", "HEADWAY_ALERTS",
+    "HEADWAY_ALERTS_WEEKLY",
 )  # fmt: skip
-"""What people may set; `services.settings` says what most of it is for."""
+"""What people may set; `services.settings` and `pipelines.addresses` say what most of it is for."""
 INTERNAL = ("HEADWAY_STACK", "HEADWAY_GUARD_LOG")
 """What our own processes and tests set for each other."""
 SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT(_\d+_|$)")

@@ -46,6 +46,8 @@ def status(given: Namespace) -> int:
 
 def doctor(given: Namespace) -> int:
     """Look at what usually goes wrong, say what does, and what to do about it."""
+    from pipelines import alerts
+
     at = home()
     running = stack.status(at)
     if running is None:
@@ -64,7 +66,10 @@ def doctor(given: Namespace) -> int:
     failures = _failures(at)
     for told in failures[-5:]:
         print(f"failed {told['at'][:19]} {told['flow']} {told['parameters']}: {told['message']}")
-    if not missing and not failures:
+    wrong = alerts.checkup(at, datetime.now(UTC))
+    for line in wrong:
+        print(line)
+    if not missing and not failures and not wrong:
         print("Nothing is wrong.")
     return int(missing)
 
