@@ -156,14 +156,19 @@ class Service:
         assert self._endpoint is not None, "the app has not been started up: its lifespan did not run"
         return self._endpoint
 
+    @property
+    def told(self) -> Outcomes:
+        """Who takes outcomes; there once the app has started up."""
+        assert self._outcomes is not None, "the app has not been started up: its lifespan did not run"
+        return self._outcomes
+
     async def predict(self, exchange: Exchange) -> None:
         """POST /v1/models/{model}/predict."""
         await self.endpoint.predict(exchange)
 
     async def outcomes(self, exchange: Exchange) -> None:
         """POST /v1/models/{model}/outcomes."""
-        assert self._outcomes is not None, "the app has not been started up: its lifespan did not run"
-        await self._outcomes.take(exchange)
+        await self.told.take(exchange)
 
     async def models(self, exchange: Exchange) -> None:
         """GET /v1/models: what is served, as far as the key opens it."""
@@ -222,7 +227,8 @@ class Service:
         """How the worker is at the moment."""
         manifests = ((served.pointer, served.packaged.manifest) for served in self.endpoint.champions.served.values())
         versions = [Version(p.model, p.version, p.generation, m.trained_as_of) for p, m in manifests]
-        return Now(self.endpoint.in_flight, self.endpoint.log.failure is not None, versions)
+        failing = bool(self.endpoint.log.failure or self.told.failure)
+        return Now(self.endpoint.in_flight, failing, versions)
 
     def _trials(self, model: str) -> dict[str, Any]:
         from services.trial import shown
@@ -230,7 +236,7 @@ class Service:
         return shown(self._at, self.endpoint.champions.challengers, model)
 
     def readiness(self) -> dict[str, Any]:
-        """Each model with what serves and since when, its last refusal, the log's last failure, and the load."""
+        """Each model with what serves and since when, its last refusal, each log's last failure, and the load."""
         champions = self.endpoint.champions
         models: dict[str, dict[str, Any]] = {
             name: {key: champion.summary()[key] for key in ("version", "generation", "served_since")}
@@ -244,6 +250,7 @@ class Service:
             "ready": bool(champions.served) or not champions.refusals,
             "models": models,
             "log": self.endpoint.log.failure or "ok",
+            "outcome_log": self.told.failure or "ok",
             "in_flight": self.endpoint.in_flight,
             "shed": self.endpoint.shed,
         }

@@ -62,6 +62,8 @@ class _Sum(Collector):
         total = Tally()
         for key in FROM_THE_START:
             total.count(key, 0)
+        for model in {version.model for worker in self._workers if worker.now for version in worker.now.versions}:
+            total.count(("refused", model, "bad_output"), 0)
         for worker in self._workers:
             total.add(worker.since_start.tally())
         for model, shadow in self._shadows.items():
@@ -104,7 +106,7 @@ def _now(workers: Iterable[Worker]) -> Iterator[Metric]:
     yield GaugeMetricFamily("headway_workers", "Workers that are alive.", len(alive))
     yield GaugeMetricFamily("headway_in_flight", "Requests at work.", sum(now.in_flight for now in alive))
     yield GaugeMetricFamily(
-        "headway_log_failing", "Workers whose last write of the log failed.", sum(now.log_failing for now in alive)
+        "headway_log_failing", "Workers whose last write of a log failed.", sum(now.log_failing for now in alive)
     )
     yield from _versions([version for now in alive for version in now.versions])
 

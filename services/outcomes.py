@@ -177,6 +177,11 @@ class Outcomes:
         self._endpoint, self._log, self._now = endpoint, log, now
         self._schemas: dict[str, OutcomeSchema] = {}
 
+    @property
+    def failure(self) -> str | None:
+        """Why the last outcomes could not be made durable; None when they could."""
+        return self._log.failure
+
     async def take(self, exchange: Exchange) -> None:
         """POST /v1/models/{model}/outcomes, within the endpoint's `guard`. Raises Refused."""
         model, settings = exchange.params["model"], self._endpoint.settings

@@ -216,6 +216,11 @@ def test_a_full_disk_is_a_503_and_the_service_recovers(root: Home, client: TestC
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "log_unavailable")
     assert int(refused.headers["retry-after"]) >= 1
+    ready = client.get("/readyz").json()
+    assert (ready["log"], "OSError" in ready["outcome_log"]) == ("ok", True)
+    assert "headway_log_failing 1.0" in client.get("/metrics").text
     accepted = client.post(URL, json=sent)
     assert accepted.status_code == 202
+    assert client.get("/readyz").json()["outcome_log"] == "ok"
+    assert "headway_log_failing 0.0" in client.get("/metrics").text
     assert [each["call"] for each in logged(root)][1:] == [accepted.json()["request_id"]]

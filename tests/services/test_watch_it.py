@@ -45,7 +45,7 @@ def test_the_scrape_configuration_names_a_target() -> None:
 
 def test_alerts_ask_for_metrics_and_labels_that_there_are(told: dict[str, set[str]]) -> None:
     rules = [rule for group in block("headway.rules.yml")["groups"] for rule in group["rules"]]
-    assert len(rules) == 3
+    assert len(rules) == 4
     for rule in rules:
         assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
         assert set(rule["annotations"]) == {"summary", "todo"}
@@ -54,6 +54,14 @@ def test_alerts_ask_for_metrics_and_labels_that_there_are(told: dict[str, set[st
         assert asked
         for name, matchers in asked:
             assert set(re.findall(r"(\w+)\s*=", matchers)) <= told[name]
+
+
+def test_the_first_impossible_prediction_of_a_served_model_is_seen_as_a_rise() -> None:
+    worker = Worker(1e12, Now(0, False, [Version("m", 1, 1, "2026-01-01T00:00:00+00:00")]), Stored({}, {}))
+    (rule,) = (r for g in block("headway.rules.yml")["groups"] for r in g["rules"] if "bad_output" in r["expr"])
+    assert rule["labels"] == {"severity": "page"}
+    text, _ = exposition([worker], {}, "")
+    assert 'headway_refusals_total{code="bad_output",model="m"} 0.0' in text.decode()
 
 
 def test_every_metric_is_described(told: dict[str, set[str]]) -> None:
