@@ -55,7 +55,9 @@ class Seen:
     nights: Callable[[datetime, datetime], list[Night]]
     """What the nights found of the days that began in [since, until), oldest first."""
     faults: Callable[[datetime, datetime], list[Fault]]
-    """What ingest stopped in (since, until], each fault once."""
+    """What ingest stopped in (since, until] and nothing had mended by then, each fault once."""
+    broken: Callable[[datetime, datetime], bool]
+    """Whether ingest stopped anything in (since, until], mended since or not."""
     labelled: Callable[..., pd.DataFrame]
     """`predictions.labelled`: (since, until, as_of=...) to the answers given, with the labels known by then."""
     gain: Callable[[datetime, Packaged], Gain]
@@ -123,7 +125,7 @@ def _window(seen: Seen, since: datetime, until: datetime, pointer: Pointer) -> d
     """The profiles of a window's days; days on which a feed was broken are the fault's, not the world's."""
     found = [each for each in seen.nights(since, until) if each.digest == pointer.digest]
     starts = {each.day: datetime.fromisoformat(each.day).replace(tzinfo=until.tzinfo) for each in found}
-    return {each.day: each.profile for each in found if not seen.faults(starts[each.day], starts[each.day] + DAY)}
+    return {each.day: each.profile for each in found if not seen.broken(starts[each.day], starts[each.day] + DAY)}
 
 
 def _surprise(

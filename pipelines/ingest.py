@@ -68,9 +68,7 @@ def deliveries(at: Home, domain_name: str, since: datetime, until: datetime) -> 
 
     A batch that was stopped and put into the lake from quarantine by `until` is no longer stopped.
     """
-    folders = sorted(path for path in at.room("nights", domain_name).iterdir() if path.is_dir())
-    inside = [path for path in folders if stamp(since) < path.name <= stamp(until)]
-    found = [read_json(path, Delivery) for folder in inside for path in sorted(folder.glob("*.json"))]
+    found = delivered(at, domain_name, since, until)
     if not any(delivery.stops for delivery in found):
         return found
     told = {
@@ -78,6 +76,13 @@ def deliveries(at: Home, domain_name: str, since: datetime, until: datetime) -> 
         for entry in Ledger(at.ledger_url).entries(domain_name, "release", until)
     }
     return [_mended(delivery, told) for delivery in found]
+
+
+def delivered(at: Home, domain_name: str, since: datetime, until: datetime) -> list[Delivery]:
+    """The same as they were found, whatever became of them since."""
+    folders = sorted(path for path in at.room("nights", domain_name).iterdir() if path.is_dir())
+    inside = [path for path in folders if stamp(since) < path.name <= stamp(until)]
+    return [read_json(path, Delivery) for folder in inside for path in sorted(folder.glob("*.json"))]
 
 
 def _mended(delivery: Delivery, told: dict[tuple[str, str], str]) -> Delivery:

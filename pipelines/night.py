@@ -24,7 +24,7 @@ from pipelines.decision import Night, Seen, day_before
 from pipelines.files import read_json, write_json
 from pipelines.frame import with_features
 from pipelines.home import Home
-from pipelines.ingest import Delivery, deliveries, ingest
+from pipelines.ingest import Delivery, delivered, deliveries, ingest
 from pipelines.ledger import Ledger
 from pipelines.retention import expire
 from pipelines.retraining import champion, reigning
@@ -185,13 +185,30 @@ def seen(at: Home, model: Model) -> Seen:
         ledger=Ledger(at.ledger_url),
         nights=partial(nights, at, model),
         faults=partial(_faults, at, model),
+        broken=partial(_broken, at, model),
         labelled=partial(predictions.labelled, at, model),
         gain=partial(gain.expected, at, model),
     )
 
 
 def _faults(at: Home, model: Model, since: datetime, until: datetime) -> list[Fault]:
-    """What ingest stopped in (since, until], each fault once."""
+    """What ingest stopped in (since, until] and nothing had mended by then, each fault once.
+
+    A source whose batch was stopped keeps its place: a later good batch that begins no later holds the same span.
+    """
     found = deliveries(at, model.domain, since, until)
-    stops = dict.fromkeys((delivery.source, sentence) for delivery in found for sentence in delivery.stops)
+    good = [each for each in found if not each.stops]
+    standing = [each for each in found if each.stops and not any(_holds(later, each) for later in good)]
+    stops = dict.fromkeys((delivery.source, sentence) for delivery in standing for sentence in delivery.stops)
     return [Fault(source, sentence) for source, sentence in stops]
+
+
+def _holds(later: Delivery, earlier: Delivery) -> bool:
+    edges = (later.since, earlier.since, earlier.until, later.until)
+    begins, began, ended, ends = map(datetime.fromisoformat, edges)
+    return later.source == earlier.source and begins <= began and ended < ends
+
+
+def _broken(at: Home, model: Model, since: datetime, until: datetime) -> bool:
+    """Whether ingest stopped anything in (since, until]: what was mended later was not served then."""
+    return any(each.stops for each in delivered(at, model.domain, since, until))

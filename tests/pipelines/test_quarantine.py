@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace as with_fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 import expectations
 import expectations.flights
 import features
+import models
 from expectations import Expectations, Suite
 from features import HeadwayError
 from pipelines import feature_tables, lake, night, quarantine
@@ -26,11 +28,12 @@ from pipelines.home import PROJECT, Home
 from pipelines.ingest import deliveries, ingest
 from pipelines.ledger import Ledger
 from pipelines.quarantine import Item
-from tests.pipelines.test_faults import DAY, DOMAIN, FLIGHTS, HOUR, START, Fault, only, some, spoiled
+from tests.pipelines.test_faults import DAY, DOMAIN, FLIGHTS, HOUR, MODEL, START, Fault, only, some, spoiled
 
 SOURCE = "weather"
 END = START + DAY
 LATER = END + 5 * HOUR
+MOMENT = timedelta(seconds=1)
 STAMP = "20130411T000000Z"
 HIGH = Fault("two values in another unit", SOURCE, lambda rows: some(rows, pressure=29.9), "quarantines")
 INCHES = Fault("all in another unit", SOURCE, lambda r: r.assign(pressure=r["pressure"] * 0.02953), "stops")
@@ -231,6 +234,40 @@ def test_a_batch_that_was_read_again_needs_no_replay(before: Home, home: Home) -
         done = replayed(home, item, as_of=END + DAY, file=written(home, item))
         assert done.released == 0
         assert len(rows(home, END)) == item.delivery.read
+
+
+def faults(at: Home, since: Any, until: Any) -> set[str]:
+    """The sources that veto as of `until`; days on which one was broken stay so, whatever came after."""
+    seen = night.seen(at, models.load(MODEL))
+    assert seen.broken(START, END)
+    return {fault.source for fault in seen.faults(since, until)}
+
+
+def test_a_stopped_batch_is_no_veto_once_a_later_good_one_holds_its_span(before: Home, home: Home) -> None:
+    with broken(before, home, INCHES):
+        assert faults(home, START, END) == {SOURCE}
+        (good,) = ingest(home, DOMAIN, END + HOUR)
+        assert (good.since, good.stops) == (START.isoformat(), [])
+        assert faults(home, START, END + HOUR) == set()
+        assert faults(home, START, END + HOUR - MOMENT) == {SOURCE}  # as it was known then
+    with only(spoiled(INCHES)):
+        (stopped,) = ingest(home, DOMAIN, END + DAY)
+    assert stopped.stops and stopped.since == good.until
+    assert faults(home, START, END + DAY) == {SOURCE}  # the good one came before it
+    assert not night.seen(home, models.load(MODEL)).broken(END, END + HOUR)
+
+
+def test_a_stopped_batch_is_no_veto_once_it_was_replayed_nor_those_whose_span_it_holds(
+    before: Home, home: Home
+) -> None:
+    with broken(before, home, INCHES), only(spoiled(INCHES)):
+        (wider,) = ingest(home, DOMAIN, END + HOUR)
+        assert wider.stops and wider.since == START.isoformat()
+    with only(FLIGHTS.source(SOURCE)):
+        item = quarantine.find(home, DOMAIN, SOURCE, "20130411T010000Z")
+        replayed(home, item, file=written(home, item))
+    assert faults(home, START, LATER - HOUR) == {SOURCE}
+    assert faults(home, START, LATER) == set()
 
 
 def test_mistakes_say_what_to_do(before: Home, home: Home, tmp_path: Path) -> None:
