@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.log import CLOSED
+from services.log import CLOSED, end_of
 
-CHUNK = 2**22
+CHUNK = 2**20
 """Bytes that are read of a segment at a time."""
 
 
@@ -24,7 +24,7 @@ class _Segment:
         # After a write that failed the log cuts its segment back to what it acknowledged.
         if os.fstat(self.handle).st_size < self.place:
             self.place, self.torn = os.fstat(self.handle).st_size, b""
-        found = os.pread(self.handle, CHUNK, self.place)
+        found, _, _ = os.pread(self.handle, CHUNK, self.place).partition(b"\0")  # zeros: not written yet
         self.place += len(found)
         *whole, self.torn = (self.torn + found).split(b"\n")
         return whole
@@ -74,4 +74,4 @@ class Tail:
     def _follow(self, name: str, path: Path, *, from_end: bool = False) -> None:
         with suppress(FileNotFoundError):  # closed since it was listed: the next look finds its other name
             handle = os.open(path, os.O_RDONLY)
-            self._open[name] = _Segment(handle, os.fstat(handle).st_size if from_end else 0)
+            self._open[name] = _Segment(handle, end_of(handle) if from_end else 0)

@@ -28,7 +28,7 @@ from tests.pipelines.test_predictions import DAY, DECLARED, MODEL, NOON, content
 
 STEPPED = {compaction.__file__, files.__file__, log.__file__}
 PURE = {"_records", "_record", "_struct", "_field", "_place", "_rows", "<listcomp>", "<dictcomp>", "<genexpr>"}
-STEPS = 260
+STEPS = 270
 """Lines that a run executes, about."""
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.pipelines.test_compaction"])
