@@ -75,7 +75,7 @@ def test_each_required_field_is_asked_for_by_name(declared: Any) -> None:
         (FLIGHTS, "sources", (WEATHER,), "feature table airport_delays: sources departures not among the domain's"),
         (FLIGHTS, "entities", {"origin": "str"}, "keys carrier not among the domain's entities (origin)"),
         (FLIGHTS, "request_features", (), "request_features plan not among the domain's request features"),
-        (LATE, "task", "ranking", "task: Input should be 'binary' or 'regression'"),
+        (LATE, "task", "ranking", "task: Input should be 'binary', 'multiclass' or 'regression'"),
         (LATE, "schedule", "daily", "schedule: String should match pattern"),
         (LATE, "holdout", 90 * DAY, "holdout 90 days, 0:00:00 must be shorter than training_window"),
         (LATE, "holdout", timedelta(hours=12), "holdout: Input should be greater than or equal to"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,21 @@ def test_every_baseline_can_be_fitted_and_asked(model: Model) -> None:
     for make in model.baselines.values():
         fitted = make().fit(inputs(model), labels(model))
         assert np.isfinite(predict(model, fitted, inputs(model, 20, seed=5))).all()
+
+
+def test_classes_belong_to_the_task_that_has_them() -> None:
+    binary = DECLARED[-1]
+    assert binary.task == "binary"
+    for task, classes, complaint in (
+        ("multiclass", (), "multiclass needs its 3 or more classes, by name"),
+        ("multiclass", ("yes", "no"), "of two classes the task is binary"),
+        ("multiclass", ("a", "b", "b"), "two classes are called b"),
+        ("multiclass", ("a", "b", "on time"), "'on time' is not a name"),
+        ("binary", ("a", "b", "c"), "classes are declared for the task multiclass, not for binary"),
+    ):
+        with pytest.raises(models.DeclarationError, match=complaint):
+            replace(binary, task=task, classes=classes)
+    assert replace(binary, task="multiclass", classes=("c", "a", "b")).classes == ("c", "a", "b")
 
 
 @every_model

@@ -101,3 +101,37 @@ def test_estimates_are_held_against_the_truth() -> None:
     assert "off by 0.0200 on average" in found.sentence
     assert "2 of 3 changes the right way round" in found.sentence
     assert trust([(0.7, 0.7)]) is None
+
+
+def of_classes(random: np.random.Generator, n: int, weights: tuple[float, float, float]) -> Rows:
+    """Labels of three classes, and the answers of a model that ranks rightly and is too sure of itself."""
+    chances = random.dirichlet(weights, n)
+    label = (random.random((n, 1)) > chances.cumsum(axis=1)).sum(axis=1).astype(float)
+    sharper = chances**2 / (chances**2).sum(axis=1, keepdims=True)
+    return label, sharper
+
+
+TRUTH_OF_CLASSES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "roc_auc_ovr": lambda label, answer: roc_auc_score(label, answer, multi_class="ovr"),
+    "neg_log_loss": lambda label, answer: -log_loss(label, answer),
+    "accuracy": lambda label, answer: float(np.mean(label == answer.argmax(axis=1))),
+}
+
+
+@pytest.mark.parametrize("metric", TRUTH_OF_CLASSES)
+def test_of_several_classes_other_inputs_are_followed_too(metric: str) -> None:
+    random = np.random.default_rng(5)
+    held, usual = (of_classes(random, 5000, (1.0, 1.0, 1.0)) for _ in range(2))
+    label, asked = of_classes(random, 5000, (4.0, 4.0, 3.0))
+    truth = TRUTH_OF_CLASSES[metric]
+    told = estimated(metric, held, asked)
+    assert told == pytest.approx(truth(label, asked), abs=0.03)
+    assert truth(*usual) - truth(label, asked) > 0.05, "nothing changed, so nothing was followed"
+    given = implied(metric, *held, asked)
+    assert given is not None and given.sum(axis=1) == pytest.approx(np.ones(5000))
+
+
+def test_of_several_classes_what_cannot_be_told_is_not() -> None:
+    label, asked = of_classes(np.random.default_rng(5), 500, (1.0, 1.0, 1.0))
+    assert implied("roc_auc", label, asked, asked) is None
+    assert implied("roc_auc_ovr", np.ones(500), asked, asked) is None

@@ -102,3 +102,50 @@ def test_inflation_is_one_without_carry_and_grows_with_it() -> None:
     assert inflation([0.0] * 20, 7) < 1.05  # the correction for bias alone
     assert inflation([(-1.0) ** i for i in range(20)], 7) == 1
     assert inflation(np.sin(np.arange(40) / 5), 7) > 1.5
+
+
+CHANCES = st.lists(st.lists(st.floats(0.001, 1.0), min_size=3, max_size=3), min_size=1, max_size=20)
+
+
+@given(CHANCES)
+def test_of_several_classes_surprise_is_zero_on_average_when_the_model_is_right(rows: list[list[float]]) -> None:
+    p = np.array(rows) / np.sum(rows, axis=1, keepdims=True)
+    each = [surprise("multiclass", np.full(len(p), float(place)), p) for place in range(3)]
+    assert (p * np.column_stack(each)).sum(axis=1) == pytest.approx(np.zeros(len(p)), abs=1e-9)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 64)), min_size=1, max_size=20))
+def test_two_of_several_classes_are_as_one_and_the_other(rows: list[tuple[bool, int]]) -> None:
+    label, chance = (np.array(part, dtype=float) for part in zip(*rows, strict=True))
+    chance /= 64  # 1 - chance is exact
+    both = np.column_stack([1 - chance, chance])
+    assert surprise("multiclass", label, both) == pytest.approx(surprise("binary", label, chance), abs=1e-5)
+    assert auc(label, both) == pytest.approx(auc(label, chance))
+
+
+def test_of_several_classes_the_auc_is_scikit_learns_one_against_the_rest() -> None:
+    random = np.random.default_rng(0)
+    labels, chances = random.integers(0, 3, 300).astype(float), random.dirichlet([1, 1, 1], 300)
+    assert auc(labels, chances) == pytest.approx(roc_auc_score(labels, chances, multi_class="ovr"))
+    assert auc(np.ones(3), chances[:3]) is None
+
+
+def of_classes(random: np.random.Generator, days: int, confused: float = 0.0) -> dict[str, Day]:
+    """Days of a calibrated model of three classes; of the `confused` share of rows, the first two change places."""
+    chances = random.dirichlet([2.0, 1.0, 0.5], days * 200)
+    labels = (random.random((len(chances), 1)) > chances.cumsum(axis=1)).sum(axis=1).astype(float)
+    swapped = np.where(labels == 2, 2.0, 1.0 - labels)
+    labels = np.where(random.random(len(labels)) < confused, swapped, labels)
+    labels[::50] = np.nan
+    return daily("multiclass", labels, chances, np.repeat([iso(day) for day in range(days)], 200))
+
+
+def test_classes_that_change_places_are_found_and_a_quiet_week_is_not() -> None:
+    random = np.random.default_rng(3)
+    known = of_classes(random, 28)
+    assert [day.labels for day in known.values()] == [196] * 28
+    quiet = judge("multiclass", known, later(of_classes(random, 7)), window=WEEK, alpha=0.04)
+    assert not quiet.alarm and abs(quiet.surprise or 1.0) < 0.03
+    changed = judge("multiclass", known, later(of_classes(random, 7, confused=0.3)), window=WEEK, alpha=0.04)
+    assert changed.alarm and "nats" in changed.sentence
+    assert (changed.auc or 1.0) < (changed.reference_auc or 0.0) - 0.05
