@@ -46,6 +46,16 @@ def windows_needed(level: float) -> int:
     return max(MIN_WINDOWS, math.ceil(1 / level - _FUZZ) - 1)
 
 
+def per_year(level: float, window: timedelta) -> float:
+    """The false alarms a year that the owner allows, by the level of one signal's test: what `alpha` undoes."""
+    return level * windows_per_year(window) * SIGNALS
+
+
+def least_per_year(windows: int, window: timedelta) -> int:
+    """The smallest whole budget a year with which a rank test can alarm with so many reference windows."""
+    return math.ceil(per_year(1 / (windows + 1), window) - _FUZZ)
+
+
 def window_word(window: timedelta) -> str:
     """What people call a window: day, week, or 10-day window."""
     days = round(window / timedelta(days=1))

@@ -152,7 +152,7 @@ def _judged(blank: Drift, reference: Reference, windows: Sequence[Profile], wind
     return msgspec.structs.replace(
         blank,
         alarm=rank <= allowed,
-        sentence=_say(rank, blank.windows, budget.window_word(window), blank.windows_needed, allowed),
+        sentence=_say(rank, blank.windows, budget.window_word(window), allowed) if allowed else _blind(blank, window),
         achieved_per_year=budget.achieved_per_year(blank.alpha, len(windows), window),
         p=rank / len(windows),
         score=float(parts[-1].sum()),
@@ -241,9 +241,15 @@ def number(value: float, step: float | None = None) -> str:
     return f"{value:,.{min(max(digits, 0), 6)}f}"
 
 
-def _say(rank: int, windows: int, word: str, needed: int, allowed: int) -> str:
-    if not allowed:
-        return f"no alarm is possible yet: the budget needs {needed} reference {word}s, there are {windows}"
+def _blind(found: Drift, window: timedelta) -> str:
+    word, allowed = budget.window_word(window), budget.per_year(found.alpha, window)
+    return (
+        f"{found.windows} reference {word}s cannot tell input drift from chance at {allowed:.3g} false alarms a year: "
+        f"that needs {found.windows_needed} {word}s, or {budget.least_per_year(found.windows, window)} a year"
+    )
+
+
+def _say(rank: int, windows: int, word: str, allowed: int) -> str:
     p = f"p {rank / (windows + 1):.2g}"
     if rank > allowed:
         return f"within what is usual ({rank - 1} of {windows} reference {word}s were at least as odd, {p})"

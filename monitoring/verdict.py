@@ -8,7 +8,7 @@ verdict.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from models import Model
-from monitoring import budget
+from monitoring import sentences
 from monitoring.drift import Drift, Input
 from monitoring.parity import Parity
 from monitoring.profile import Profile
@@ -27,16 +27,7 @@ Cause = Literal["none", "data fault", "parity breach", "input drift", "relation 
 
 MISSING_FAULT = 0.20
 """An input missing in so much more of the rows than in the worst reference window is a broken feed."""
-NAMED = 3
 MONTH = timedelta(days=30)
-# What each cause would lead to, were the ones before it not there.
-THEN: dict[Cause, str] = {
-    "data fault": "a data fault would forbid it",
-    "parity breach": "the parity breach would still forbid it",
-    "input drift": "the inputs would ask for retraining",
-    "relation drift": "the labels would ask for retraining",
-    "age": "its age would ask for retraining",
-}
 NONE: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -151,30 +142,19 @@ def decide(
     cause, until = causes[0], held(model, as_of, sorted({trained_as_of, *trainings}))
     unconfirmed = cause in ("input drift", "relation drift") and not confirmed
     action = _action(cause, waits=unconfirmed or until is not None)
-    reasons: dict[Cause, Callable[[], str]] = {
-        "data fault": lambda: _faulty(evidence.faults),
-        "parity breach": lambda: f"serving and training disagree: {parity.sentence if parity else ''}",
-        "input drift": lambda: _moved(drift.moved[:NAMED] if drift else [], evidence),
-        "relation drift": lambda: relation.sentence if relation else "",
-        "age": lambda: (
-            f"version {champion_version} is {age.days} days old, its limit is {model.retraining.max_age.days}"
-        ),
-        "not enough history": lambda: f"{drift.sentence if drift else ''}; until then the calendar retrains it",
-        "none": lambda: _quiet(model, drift, days_in),
-    }
-    what = reasons[cause]() + (_confirmation(model, alarms) if cause in ("input drift", "relation drift") else "")
+    told = sentences.Told(model, champion_version, age, evidence, alarms, days_in)
     return Verdict(
         model=model.name,
         as_of=as_of.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         champion_version=champion_version,
         action=action,
         cause=cause,
-        sentence=_sentence(action, cause, what, None if unconfirmed else until),
+        sentence=sentences.line(action, cause, told, None if unconfirmed else until),
         inputs=_named(drift),
         windows=drift.windows if drift else 0,
         false_alarms_per_year=model.monitoring.false_alarms_per_year,
         achieved_false_alarms_per_year=sum(part.achieved_per_year for part in (drift, relation) if part),
-        counterfactual=_counterfactual(causes, drift, confirmed=confirmed),
+        counterfactual=sentences.counterfactual(causes, drift, confirmed=confirmed),
         age_days=age / timedelta(days=1),
         evidence=evidence,
         alarms=alarms,
@@ -275,55 +255,4 @@ def _action(cause: Cause, *, waits: bool) -> Action:
 
 def _named(drift: Drift | None) -> list[Input]:
     first = drift.moved if drift else []
-    return [*first, *(each for each in (drift.inputs if drift else []) if each not in first)][:NAMED]
-
-
-def _counterfactual(causes: Sequence[Cause], drift: Drift | None, *, confirmed: bool) -> str:
-    cause, then = causes[0], THEN.get(causes[1]) if len(causes) > 1 else None
-    if then and causes[1] in ("input drift", "relation drift") and not confirmed:
-        then = "the alarm would wait for confirmation"
-    said = [drift.counterfactual] if drift and cause == "input drift" else []
-    if cause in THEN and (then or not said):
-        said.append(f"without {'its age' if cause == 'age' else f'the {cause}'}: {then or 'nothing to do'}")
-    return "; ".join(said)
-
-
-def _confirmation(model: Model, alarms: Sequence[bool]) -> str:
-    needed, among = model.monitoring.confirm
-    word = budget.window_word(model.monitoring.window)
-    return f"; {sum(alarms)} of the last {among} {word}s alarmed, {needed} must" if among > 1 else ""
-
-
-def _faulty(faults: Sequence[Fault]) -> str:
-    more = f" ({len(faults) - 1} more below)" if len(faults) > 1 else ""
-    first = faults[0]
-    return f"{'' if first.source in first.sentence else first.source + ': '}{first.sentence}{more}"
-
-
-def _moved(moved: Sequence[Input], evidence: Evidence) -> str:
-    drift, relation = evidence.drift, evidence.relation
-    also = f"; {relation.sentence}" if relation and relation.alarm else ""
-    return f"{_listed([f'`{each.name}`' for each in moved])} moved, {drift.sentence if drift else ''}{also}"
-
-
-def _quiet(model: Model, drift: Drift | None, days_in: int | None) -> str:
-    if drift:
-        return f"the inputs are {drift.sentence}" if drift.status == "judged" else drift.sentence
-    if days_in is None:
-        return "no window closed tonight"
-    word = budget.window_word(model.monitoring.window)
-    return f"{days_in} of {model.monitoring.window.days} days of this {word} are in"
-
-
-def _sentence(action: Action, cause: Cause, what: str, held: tuple[datetime, str] | None) -> str:
-    if action == "veto":
-        return f"Do not retrain, look at the data: {what}"
-    if action == "wait":
-        return f"Wait until {held[0]:%d %B}: {what}; {held[1]}" if held else f"Wait for confirmation: {what}"
-    if action == "retrain":
-        return f"Retrain: {what}"
-    return f"Nothing to do{' yet' if cause == 'not enough history' else ''}: {what}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+    return [*first, *(each for each in (drift.inputs if drift else []) if each not in first)][: sentences.NAMED]

@@ -124,7 +124,13 @@ def test_a_budget_too_small_for_the_history_says_how_many_windows_it_needs() -> 
     assert not found.alarm
     assert found.achieved_per_year == 0
     assert found.windows_needed == 24
-    assert "needs 24 reference days, there are 10" in found.sentence
+    assert found.sentence.startswith(
+        "10 reference days cannot tell input drift from chance at 29.2 false alarms a year"
+    )
+    assert found.sentence.endswith("that needs 24 days, or 67 a year")
+    enough = 67 / budget.windows_per_year(DAY) / budget.SIGNALS
+    assert budget.allowed_rank(enough, 11) == 1
+    assert budget.allowed_rank(enough * 66 / 67, 11) == 0
 
 
 def test_half_a_window_is_not_judged() -> None:

@@ -44,6 +44,7 @@ def _parity(value: float) -> parity.Parity:
 
 
 QUIET, MOVED, YOUNG, BROKEN = _drift(0.0), _drift(3.0), _drift(3.0, windows=5), _drift(0.0, missing=150)
+FEW = _drift(3.0, windows=10)
 STEADY, FLIPPED = _relation(0.0), _relation(0.2)
 EQUAL, UNEQUAL = _parity(1.0), _parity(2.0)
 FAULT = Fault("gauge", "`gauge` has sent nothing since Tuesday 14:00")
@@ -129,6 +130,16 @@ def test_sentences_say_what_to_do() -> None:
     assert verdict(relation=FLIPPED).cause == "relation drift"
     assert verdict(drift=QUIET).sentence.startswith("Nothing to do: the inputs are within what is usual (")
     assert verdict(drift=YOUNG).cause == "not enough history"
+    assert verdict(drift=YOUNG).sentence.endswith(
+        "at least 8 are needed; until then the calendar retrains it every 56 days"
+    )
+    assert verdict(drift=FEW).cause == "not enough history"
+    assert verdict(drift=FEW).sentence.startswith("Nothing to do yet: 10 reference days cannot tell input drift from")
+    assert verdict(drift=FEW).sentence.endswith(
+        "or 67 a year; labels are watched, and the calendar retrains it every 56 days"
+    )
+    assert verdict(drift=FEW, relation=FLIPPED).cause == "relation drift"
+    assert verdict(drift=FEW, age=60).cause == "age"
     assert verdict(days_in=3).sentence == "Nothing to do: 3 of 7 days of this week are in"
     assert verdict(age=60).sentence == "Retrain: version 3 is 60 days old, its limit is 56"
     assert verdict(age=60, trained=[2]).sentence.startswith("Wait until 20 August: version 3 is 60 days old")
