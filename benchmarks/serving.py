@@ -72,6 +72,7 @@ SERVERS = (
     Server(tables.UNDER_UVICORN, ASGI, "/v1/models/sent/predict", theirs=False, headway=True),
     Server(tables.PIPELINE, UVICORN.format(app="fastapi_pipeline:app")),
     Server(tables.TREELITE, UVICORN.format(app="fastapi_treelite:app")),
+    Server(tables.SYNCED, UVICORN.format(app="fastapi_synced:app")),
     Server(
         "Litestar + granian + treelite",
         "granian --interface asgi --loop uvloop --no-ws --workers {workers} --port {port} litestar_treelite:app",
@@ -137,7 +138,8 @@ def running(server: Server, prepared: Prepared, python: Path, folder: Path) -> I
     filled = server.command.format(port=port, workers=WORKERS, mlflow=folder / "mlflow")
     log = folder / f"{port}.log"
     more = {"PYTHONPATH": str(prepared.project), "HEADWAY_WORKERS": str(WORKERS), "HEADWAY_CLOCK": "server"}
-    more |= {"MODEL": str(prepared.estimator), "WORKERS": str(WORKERS), "PYTHONDONTWRITEBYTECODE": "1"}
+    more |= {"MODEL": str(prepared.estimator), "LOG": str(folder), "WORKERS": str(WORKERS)}
+    more |= {"PYTHONDONTWRITEBYTECODE": "1"}
     env = {**environment(prepared.root), **more}
     if not server.headway:
         env |= {"PYTHONPATH": str(HERE), "BENTOML_HOME": str(folder / "bentoml"), "PATH": _path(python)}
@@ -217,7 +219,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--clients", type=int, nargs="+", default=list(CLIENTS))
-    parser.add_argument("--only", default="", help="servers whose name holds this, and the two that ratios are to")
+    parser.add_argument("--only", default="", help="servers whose name holds this, and those that ratios are to")
     parser.add_argument("--markdown", type=Path, help="where to write the tables")
     parser.add_argument("--environments", type=Path, help="where the peers' environment is kept; a temporary folder")
     given = parser.parse_args()
@@ -231,7 +233,7 @@ def main() -> int:
         subprocess.run(
             saving, env={**os.environ, "MODEL": str(prepared.estimator)}, check=True, capture_output=True
         )  # fmt: skip
-        wanted = [one for one in SERVERS if given.only in one.name or one.name in (tables.PIPELINE, tables.TREELITE)]
+        wanted = [one for one in SERVERS if given.only in one.name or one.name in tables.RATIOS_TO]
         servers = []
         for one in wanted:
             servers.append(stack.enter_context(running(one, prepared, python, folder)))

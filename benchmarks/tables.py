@@ -15,7 +15,8 @@ from typing import Any
 
 SENT, LOOKED_UP = "Headway, features sent", "Headway, features looked up"
 UNDER_UVICORN = "Headway under uvicorn, sent"
-PIPELINE, TREELITE = "FastAPI + pipeline", "FastAPI + treelite"
+PIPELINE, TREELITE, SYNCED = "FastAPI + pipeline", "FastAPI + treelite", "FastAPI + treelite + fdatasync"
+RATIOS_TO = (PIPELINE, TREELITE, SYNCED)
 
 
 @dataclass(frozen=True)
@@ -151,13 +152,13 @@ def versions() -> str:
 
 def _tables(found: Found) -> dict[int, list[list[str]]]:
     levels = sorted({clients for turns in found.values() for clients in turns})
-    head = ["", *COLUMNS, f"x {PIPELINE}", f"x {TREELITE}"]
+    head = ["", *COLUMNS, *(f"x {name}" for name in RATIOS_TO)]
     return {
         clients: [
             head,
             *(
                 [name, *(show(turns[clients]) for show in COLUMNS.values())]
-                + [f"{ratio(found, name, to, clients):.2f}" for to in (PIPELINE, TREELITE)]
+                + [f"{ratio(found, name, to, clients):.2f}" for to in RATIOS_TO]
                 for name, turns in found.items()
             ),
         ]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import tables
-from benchmarks.tables import LOOKED_UP, PIPELINE, SENT, TREELITE, Measured
+from benchmarks.tables import LOOKED_UP, PIPELINE, SENT, SYNCED, TREELITE, Measured
 
 ONE = Measured(
     rate=1000.0, p50=1.5, p99=9.0, refused=0, failed=0, failures={}, cpu=0.5, cpu_ms=0.4, memory=200.0, client=0.1,
@@ -23,6 +23,7 @@ FOUND = {
     LOOKED_UP: {1: turns(800.0, 800.0, 800.0), 500: turns(990.0, 990.0, 990.0, p99=50.0)},
     PIPELINE: {1: turns(100.0, 100.0, 100.0), 500: turns(100.0, 100.0, 100.0)},
     TREELITE: {1: turns(1000.0, 2000.0, 2000.0), 500: turns(1800.0, 1800.0, 1800.0)},
+    SYNCED: {1: turns(500.0, 500.0, 500.0), 500: turns(500.0, 500.0, 500.0)},
 }
 
 
@@ -49,8 +50,8 @@ def test_a_page_gets_one_table_for_each_number_of_clients(tmp_path: Path) -> Non
     page = tables.markdown(FOUND, tmp_path, 3, 5.0)
     rows = [line for line in page.splitlines() if line.startswith("|")]
     assert len(rows) == 2 * (2 + len(FOUND))
-    assert {line.count("|") for line in rows} == {len(tables.COLUMNS) + 4}
-    assert f"| {SENT} | 1,000 | 1.50 | 9.00 | 50% | 0.40 | 200 | 0 | 0 | 10% | 10.00 | 0.90 |" in rows
+    assert {line.count("|") for line in rows} == {len(tables.COLUMNS) + 5}
+    assert f"| {SENT} | 1,000 | 1.50 | 9.00 | 50% | 0.40 | 200 | 0 | 0 | 10% | 10.00 | 0.90 | 2.00 |" in rows
     assert "Medians of 3 rounds of 5 s each" in page
     assert "took 5% of a core" in page
 
