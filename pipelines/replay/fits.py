@@ -1,0 +1,208 @@
+"""Fits: the same declaration, data and instant give the same model, so it is fitted once, whoever asks, and kept.
+
+A fit is a folder named by all that it follows from. It appears whole or not at all, so a replay that was killed goes on
+from those that are there. What hangs on a policy's champion is left out: a challenger is judged alone here, and put
+beside a champion where it meets one (`judge.beside`).
+
+One gate says nothing of the past, that the estimator gives the same answers when it is fitted again: live it doubles
+every fit, here it is taken to hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import joblib
+import msgspec
+import numpy as np
+from pyarrow import feather
+
+import features
+from features import HeadwayError
+from models import Model
+from pipelines import lake, retraining
+from pipelines.files import read_json, write_json
+from pipelines.frame import Frame, Split, split
+from pipelines.home import PROJECT
+from pipelines.judge import DIGITS, judge
+from pipelines.package import ESTIMATOR, REFERENCE, Manifest
+from pipelines.replay.frames import Frames, asked_columns
+from pipelines.replay.past import Past
+from pipelines.retraining import Candidate, Evaluation
+from pipelines.scoring import predict, score
+
+FITTED, HOLDOUT, ANSWER = "fitted.json", "holdout.arrow", "answer "
+
+
+@dataclass(frozen=True)
+class Order:
+    """A fit that is wanted: the model as of an instant."""
+
+    past: Past
+    frames: str
+    """Name of the frames to train on."""
+    as_of: datetime
+    evidence: bool = False
+    """Whether the reference of monitoring is wanted too: only policies that look at it pay for it."""
+
+    @property
+    def key(self) -> str:
+        """Names the fit by all that it follows from."""
+        model = self.past.model
+        said = (declared(model), state(self.past, self.as_of), self.as_of.isoformat(), str(model.training_window))
+        return hashlib.sha256("\n".join(said).encode()).hexdigest()[:24]
+
+    @property
+    def folder(self) -> Path:
+        """Where the fit is, or will be."""
+        return self.past.room.room("fits") / self.key
+
+    @property
+    def done(self) -> bool:
+        """Whether all that is wanted is there."""
+        return (self.folder / (REFERENCE if self.evidence else FITTED)).exists()
+
+
+class Fitted(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a fit, beside its estimator."""
+
+    key: str
+    manifest: Manifest | None = None
+    """Its gates are those that it passed or failed alone."""
+    error: str = ""
+    """Why there is no fit, if there is none: too few labelled rows, or what the estimator raised."""
+    sha256: str = ""
+    """Of the estimator's file."""
+    seconds: float = 0.0
+    """CPU seconds of the bare fit."""
+    spent: float = 0.0
+    """CPU seconds in all, the fit among them."""
+
+
+def order(asked: Order) -> Fitted:
+    """Fit what was ordered, unless it is there. Runs in any process that sees the past's folders."""
+    if not (asked.folder / FITTED).exists():
+        with _whole(asked.folder) as folder:
+            write_json(folder / FITTED, _fit(asked, folder))
+    known = read(asked)
+    if asked.evidence and not known.error and not (asked.folder / REFERENCE).exists():
+        began = time.process_time()
+        _refer(asked.past.model, _assemble(asked), estimator(asked.folder), asked.folder)
+        known = msgspec.structs.replace(known, spent=known.spent + time.process_time() - began)
+        write_json(asked.folder / FITTED, known)
+    return known
+
+
+def read(asked: Order) -> Fitted:
+    """What is known of a fit that is there."""
+    return read_json(asked.folder / FITTED, Fitted)
+
+
+def estimator(folder: Path) -> Any:
+    """The fitted estimator of a fit. Raises HeadwayError when its file is not the one that was written."""
+    known = read_json(folder / FITTED, Fitted).sha256
+    with (folder / ESTIMATOR).open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != known:
+            raise HeadwayError(f"{folder / ESTIMATOR} was changed since it was fitted. Remove {folder}, and run again.")
+        file.seek(0)
+        return joblib.load(file)
+
+
+def holdout(folder: Path, frames: Frames) -> tuple[Frame, np.ndarray]:
+    """The holdout of a fit (of its rows, decision times and labels), and what the fit answers to it."""
+    kept = feather.read_feather(str(folder / HOLDOUT))
+    answers = kept[[name for name in kept if name.startswith(ANSWER)]].to_numpy()
+    return Frame(kept, frames.found(kept)), answers[:, 0] if answers.shape[1] == 1 else answers
+
+
+def declared(model: Model) -> str:
+    """A digest of what is declared: the files of the model and its domain, and the packages they run on."""
+    files = (f"models/{model.name}.py", f"features/{model.domain}.py", "requirements.lock")
+    digest = hashlib.sha256(repr(replace(model, estimator=repr, baselines={"none": repr})).encode())
+    for name in files:
+        digest.update((PROJECT / name).read_bytes() if (PROJECT / name).exists() else b"")
+    return digest.hexdigest()
+
+
+def state(past: Past, as_of: datetime) -> str:
+    """A digest of the files that can hold what was known by an instant: by name, size and when they were written."""
+    return _states(past.at.root, past.model.domain, past.model.name, as_of.date().isoformat())
+
+
+@cache
+def _states(root: Path, domain: str, model: str, day: str) -> str:
+    sources = [root / "lake" / domain / source.name for source in features.load(domain).sources]
+    tables = [root / "snapshots" / domain / table.name for table in features.load(domain).tables]
+    digest = hashlib.sha256()
+    for folder in (*sources, *tables, root / "outcomes" / model):
+        for path in lake.days(folder):
+            if path.stem <= day:
+                stat = path.stat()
+                digest.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to write to, which becomes it when the block ends; the first to end wins."""
+    half = folder.with_name(f".{folder.name}.{time.time_ns()}.half")
+    half.mkdir(mode=0o700, parents=True)
+    try:
+        yield half
+        if not folder.exists():
+            half.rename(folder)
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+
+
+def _fit(asked: Order, folder: Path) -> Fitted:
+    began, model = time.process_time(), asked.past.model
+    try:
+        parts = _assemble(asked)
+        start = time.process_time()
+        fitted = model.estimator().fit(parts.train.inputs, parts.train.rows["label"].to_numpy())
+        seconds = time.process_time() - start
+        found = _alone(model, parts, fitted)
+        if asked.evidence:
+            _refer(model, parts, fitted, folder)
+    except Exception as error:  # the estimator is the user's: a night on which it fails is one without a new version
+        what = str(error) if isinstance(error, HeadwayError) else f"{type(error).__name__}: {error}"
+        return Fitted(key=asked.key, error=what)
+    joblib.dump(fitted, folder / ESTIMATOR)
+    answers = {f"{ANSWER}{place}": column for place, column in enumerate(np.atleast_2d(found.predictions.T))}
+    asks = [*asked_columns(model), "label"]
+    feather.write_feather(parts.holdout.rows[asks].assign(**answers), str(folder / HOLDOUT))
+    return Fitted(
+        key=asked.key, manifest=retraining.describe(model, asked.as_of, parts, found),
+        sha256=hashlib.sha256((folder / ESTIMATOR).read_bytes()).hexdigest(), seconds=seconds,
+        spent=time.process_time() - began,
+    )  # fmt: skip
+
+
+def _assemble(asked: Order) -> Split:
+    model = asked.past.model
+    return split(model, Frames(asked.past, asked.frames).training(model, asked.as_of), asked.as_of)
+
+
+def _alone(model: Model, parts: Split, fitted: Any) -> Evaluation:
+    label, ours = parts.holdout.rows["label"].to_numpy(), predict(model, fitted, parts.holdout.inputs)
+    found = score(model, label, ours)
+    gates = judge(model, fitted, parts, None, fitted)
+    return Evaluation(gates, {"holdout": round(found, DIGITS)} if np.isfinite(found) else {}, {}, ours, "pipeline", "")
+
+
+def _refer(model: Model, parts: Split, fitted: Any, folder: Path) -> None:
+    """Write what monitoring compares with: it costs three times as much as the fit."""
+    candidate, ours = Candidate(fitted, fitted), predict(model, fitted, parts.holdout.inputs)
+    weights = retraining.importances(model, candidate, parts.holdout)
+    reference, _ = retraining.make_reference(model, parts, candidate, Evaluation([], {}, weights, ours, "pipeline", ""))
+    write_json(folder / REFERENCE, reference)

@@ -1,0 +1,232 @@
+"""What came of each policy: quality of the composite model, window by window, and all that it cost.
+
+A window is scored by the versions that were live in it (the composite model of Modyn, SIGMOD 2025), by the labels known
+at the end of the replay. The window is also the unit of every interval: rows of one week are not independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from models import Model
+from pipelines.decision import DAY, midnight
+from pipelines.judge import DIGITS
+from pipelines.replay import fits
+from pipelines.replay.branch import Branch
+from pipelines.replay.policies import Every, Never
+from pipelines.scoring import score
+
+DRAWS, SEED = 2000, 5
+TRIED = 4
+"""Windows after an alarm in which the version that came of it is held against the one before."""
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """A mean over windows, with the interval that drawing windows with replacement gives it."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def tells(self) -> bool:
+        """Whether it is all on one side of nought."""
+        return self.low > 0 or self.high < 0
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one policy. Quality is in units of the model's metric, larger is better."""
+
+    policy: str
+    dummy: bool = False
+    quality: Interval
+    """Mean over the windows of what the version live in it scored."""
+    against_current: Interval | None = None
+    """How far that lies above what the model declares now, paired by window; None of the current policy itself."""
+    against_random: Interval | None = None
+    """The same against as many retrainings at random nights, where that was asked."""
+    loss_to_best: float = 0.0
+    """How far below the best policy in hindsight."""
+    gain_kept: float | None = None
+    """Share of what always retraining gains over never retraining; None where there is no such gain."""
+    retrainings: int
+    """After the first champion."""
+    promotions: int
+    refused: int
+    """Failed their gates."""
+    vetoes: int
+    """Nights on which a retraining was asked for and forbidden."""
+    alarms: int | None = None
+    """Windows that raised one; None of a policy that looks at none."""
+    false_alarms: int | None = None
+    """Retrainings after an alarm that were refused, or scored no better than the version before."""
+    days_degraded: int
+    """Days of windows in which it scored below always retraining by more than the declared loss to the champion."""
+    seconds: float
+    """CPU seconds of its fits, each counted in full though others share it."""
+    series: list[float]
+    """Quality by window."""
+    trained: list[str] = []
+    promoted: list[str] = []
+    alarmed: list[str] = []
+    """Days, ISO."""
+    failed: list[str] = []
+    """Nights on which no version could be fitted, and why."""
+
+
+class Table:
+    """Scores of all policies, over the windows whose labels have matured by the end."""
+
+    def __init__(self, branches: Sequence[Branch], until: datetime) -> None:
+        first = branches[0]
+        self.model, self.until, self.branches = first.past.model, until, branches
+        self.windows = windows(self.model, first.nights[0], until)
+        self.truth = {since: _truth(first, since, self.model.monitoring.window, until) for since in self.windows}
+        self.series = {branch.named.name: self._series(branch) for branch in branches}
+        self.random = np.random.default_rng(SEED)
+
+    def mean(self, values: np.ndarray) -> Interval:
+        """The mean over windows with its interval. `values`: (windows,)."""
+        drawn = values[self.random_windows(len(values))].mean(axis=1)
+        tail = (1 - self.model.gates.confidence) / 2
+        low, high = np.quantile(drawn, [tail, 1 - tail])
+        return Interval(*(round(float(each), DIGITS) for each in (values.mean(), low, high)))
+
+    def random_windows(self, count: int) -> np.ndarray:
+        """Which windows are drawn: int (draws, count); the same in every comparison."""
+        return np.random.default_rng(SEED).integers(count, size=(DRAWS, count))
+
+    def better(self, branch: Branch, after: str, before: str, since: datetime, until: datetime) -> bool:
+        """Whether one version scores above another on the days of [since, until)."""
+        gains = []
+        for start in pd.date_range(midnight(since), until, freq=self.model.monitoring.window):
+            if (known := self.truth_of(branch, start.to_pydatetime(), until)) is not None:
+                days, rows, label = known
+                ours, theirs = (
+                    np.concatenate([branch.common.answers(tag, day) for day in days])[rows] for tag in (after, before)
+                )
+                gains.append(score(self.model, label, ours) - score(self.model, label, theirs))
+        return bool(gains) and float(np.nanmean(gains)) > 0
+
+    def truth_of(
+        self, branch: Branch, since: datetime, until: datetime
+    ) -> tuple[list[datetime], np.ndarray, np.ndarray] | None:
+        """Days, rows and labels of the window from `since`; None where nothing has matured."""
+        if since + self.model.monitoring.window > min(until, midnight(self.until - self.model.examples.label_matures)):
+            return None
+        return self.truth.get(since) or _truth(branch, since, self.model.monitoring.window, self.until)
+
+    def _series(self, branch: Branch) -> np.ndarray:
+        found = []
+        for since in self.windows:
+            days, rows, label = self.truth[since]
+            given = np.concatenate([branch.given(day) for day in days])[rows]
+            found.append(score(self.model, label, given))
+        return np.array(found)
+
+
+def windows(model: Model, since: datetime, until: datetime) -> list[datetime]:
+    """Where the windows begin that lie in [since, until) and whose labels have matured by `until`."""
+    first, span = midnight(since), model.monitoring.window
+    count = (midnight(until - model.examples.label_matures) - first) // span
+    return [first + number * span for number in range(max(0, count))]
+
+
+def _truth(
+    branch: Branch, since: datetime, span: timedelta, until: datetime
+) -> tuple[list[datetime], np.ndarray, np.ndarray]:
+    """The days of a window, the rows among their requests that have a label by `until`, and these labels."""
+    days = [since + number * DAY for number in range(span // DAY)]
+    asked = pd.concat([branch.common.frames.day(day).rows for day in days], ignore_index=True)
+    rows = branch.past.labels(asked.assign(row=np.arange(len(asked))), since, since + span, as_of=until)
+    known = rows[rows["label"].notna()]
+    return days, known["row"].to_numpy(), known["label"].to_numpy(dtype="float64")
+
+
+def outcome(table: Table, branch: Branch) -> Outcome:
+    """What came of one policy by itself."""
+    model, ledger = table.model, branch.ledger
+    versions = ledger.entries(model.name, "version")
+    series = table.series[branch.named.name]
+    looked = not branch.named.blind
+    alarmed = [each for each, found in branch.judged.items() if _alarm(branch, found.champion_version, each)]
+    return Outcome(
+        policy=branch.named.name,
+        quality=table.mean(series),
+        retrainings=len(versions) - 1,
+        promotions=len(branch.reigns) - 1,
+        refused=sum(not entry.body["passed"] for entry in versions[1:]),
+        vetoes=len(branch.vetoed),
+        alarms=len(alarmed) if looked else None,
+        false_alarms=sum(_false(table, branch, as_of) for as_of in alarmed) if looked else None,
+        days_degraded=0,
+        seconds=round(sum(fits.read(order).spent for order in {each.key: each for each in branch.orders}.values()), 1),
+        series=[round(float(each), DIGITS) for each in series],
+        trained=[f"{entry.as_of:%Y-%m-%d}" for entry in versions[1:]],
+        promoted=[reign.as_of[:10] for reign in branch.reigns[1:]],
+        alarmed=[f"{as_of:%Y-%m-%d}" for as_of in alarmed],
+        failed=[f"{as_of:%Y-%m-%d}: {why}" for as_of, why in branch.failed],
+    )
+
+
+def compared(table: Table, found: Sequence[Outcome], current: str) -> list[Outcome]:
+    """The outcomes beside each other: against the current policy, never, always, and the best in hindsight."""
+    series = {each.policy: np.array(each.series) for each in found}
+    never, always = _never(table), always_of(table)
+    best = max(each.quality.value for each in found if not each.dummy)
+    whole = float((series[always] - series[never]).mean()) if always and never else 0.0
+    tolerated = table.model.gates.loss_to_champion
+    span = table.model.monitoring.window // DAY
+
+    def beside(each: Outcome) -> Outcome:
+        ours = series[each.policy]
+        behind = int((series[always] - ours > tolerated).sum()) if always else 0
+        return msgspec.structs.replace(
+            each,
+            against_current=None if each.policy == current else table.mean(ours - series[current]),
+            loss_to_best=round(max(0.0, best - each.quality.value), DIGITS),
+            gain_kept=round(float((ours - series[never]).mean()) / whole, 4) if never and whole > 0 else None,
+            days_degraded=behind * span,
+        )
+
+    return [beside(each) for each in found]
+
+
+def always_of(table: Table) -> str | None:
+    """The calendar that retrains most often: what "always" means in a replay."""
+    calendars = [each.named for each in table.branches if isinstance(each.named.policy, Every)]
+    return min(calendars, key=lambda each: each.every or DAY).name if calendars else None
+
+
+def _never(table: Table) -> str | None:
+    return next((each.named.name for each in table.branches if isinstance(each.named.policy, Never)), None)
+
+
+def _alarm(branch: Branch, version: int, as_of: datetime) -> bool:
+    evidence = branch.judged[as_of].evidence
+    alarm = any(part.alarm for part in (evidence.drift, evidence.relation) if part)
+    return alarm and branch.judged[as_of].action != "veto"
+
+
+def _false(table: Table, branch: Branch, as_of: datetime) -> bool:
+    """Whether the training of an alarmed night led to nothing better; an alarm that led to none is not counted."""
+    made = [entry for entry in branch.ledger.entries(table.model.name, "version") if entry.as_of == as_of]
+    if not made:
+        return False
+    if not made[0].body["passed"]:
+        return True
+    before = [
+        reign
+        for reign in branch.reigns
+        if datetime.fromisoformat(reign.as_of) <= as_of and reign.tag != made[0].body["tag"]
+    ]
+    until = min(midnight(as_of) + TRIED * table.model.monitoring.window, table.until)
+    matured = midnight(table.until - table.model.examples.label_matures)
+    if not before or midnight(as_of) + table.model.monitoring.window > matured:
+        return False  # its labels are not in
+    return not table.better(branch, made[0].body["tag"], before[-1].tag, as_of, until)

@@ -1,0 +1,156 @@
+"""The past that is replayed: a root to read it from, its nights, and what of it was known at each instant.
+
+Everything is asked by `as_of` and answered by the functions that live nights use, so nothing that became known later
+can be seen: rows of sources count from their known-at, what was released from quarantine from its release, labels
+from theirs. What no policy can change (deliveries, parity, labels) is asked once and remembered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from functools import cached_property
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pandas as pd
+
+import features
+from features import HeadwayError
+from models import Model
+from monitoring.parity import Parity
+from monitoring.verdict import Fault
+from pipelines import examples, feature_tables, ingest, lake, night, predictions
+from pipelines.decision import DAY, midnight
+from pipelines.home import Home
+
+BATCH = timedelta(days=7)
+"""What a root that has not lived through the past takes in at once, and so checks as one delivery."""
+NAMED = ("request_id", "instance", "example_id", "decision_time", "role")
+Remembered = dict[tuple[Any, ...], Any]
+
+
+@dataclass(frozen=True)
+class Past:
+    """A model's past on a root. `room` is where replays keep what they computed of it."""
+
+    at: Home
+    model: Model
+    room: Home
+
+    def nights(self, since: datetime, until: datetime) -> list[datetime]:
+        """When the model's nightly check was due in [since, until], by the hour and minute of its schedule."""
+        minute, hour = self.model.schedule.split()[:2]
+        zone = ZoneInfo(self.model.timezone)
+        clock = {"hour": int(hour) if hour.isdigit() else 0, "minute": int(minute) if minute.isdigit() else 30}
+        days = pd.date_range(since.astimezone(zone).date(), until.astimezone(zone).date(), freq="D")
+        found = [day.to_pydatetime().replace(tzinfo=zone, **clock).astimezone(since.tzinfo) for day in days]
+        return [instant for instant in found if since <= instant <= until]
+
+    def with_window(self, window: timedelta | None) -> Past:
+        """The same past for a model with another training window."""
+        return self if window is None else replace(self, model=replace(self.model, training_window=window))
+
+    def faults(self, since: datetime, until: datetime) -> list[Fault]:
+        """What ingest stopped in (since, until], each fault once."""
+        key = ("faults", since, until)
+        if key not in self._known:
+            self._known[key] = night.seen(self.at, self.model).faults(since, until)
+        return list(self._known[key])
+
+    def parity(self, day: datetime, as_of: datetime) -> Parity | None:
+        """What the night found of the day's parity, where it was really lived through and served."""
+        found = night.nights(self.at, self.model, day, day + DAY)
+        known = [each for each in found if datetime.fromisoformat(each.as_of) <= as_of]
+        return known[-1].parity if known else None
+
+    def asked(self, day: datetime) -> pd.DataFrame:
+        """The requests of a UTC day: those in the log where there are any, else its examples as known when it ended.
+
+        Columns: request_id, instance, example_id, decision_time, role, and `key.*` and `input.*`.
+        """
+        logged = predictions.predictions(self.at, self.model, day, day + DAY, roles=night.CHAMPION)
+        if len(logged):
+            return logged[[name for name in logged if name in NAMED or name.startswith(("key.", "input."))]]
+        rows = examples.examples(self.at, self.model, day, day + DAY, as_of=day + DAY)
+        domain, service = features.load(self.model.domain), self.model.feature_service
+        given = {f"key.{name}": rows[name] for name in domain.keys_of(service)}
+        given |= {f"input.{name}": rows[name] for name in domain.inputs_of(service)}
+        plain = rows[["example_id", "decision_time"]].assign(request_id=None, instance=None, role="champion")
+        return pd.concat([plain, pd.DataFrame(given)], axis=1)
+
+    def labels(self, asked: pd.DataFrame, since: datetime, until: datetime, *, as_of: datetime) -> pd.DataFrame:
+        """`predictions.with_labels` of the rows asked in (since, until], by what was known at `as_of`."""
+        key = ("labels", since, until, as_of)
+        if key not in self._known:
+            self._known[key] = predictions.with_labels(self.at, self.model, asked, since, until, as_of=as_of)
+        return self._known[key]
+
+    @cached_property
+    def _known(self) -> Remembered:
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process remembers for itself.
+        return {name: value for name, value in self.__dict__.items() if name != "_known"}
+
+
+def open_past(live: Home, model: Model, since: datetime, until: datetime) -> Past:
+    """The past of (since, until] with what training needs before it: of the live root if it has it, else taken in anew.
+
+    A root that has not lived through it takes in all that was known by `since` at once, and the rest week by week, each
+    week checked as one delivery by today's suite.
+
+    Raises HeadwayError when a source's delivery was stopped on the way, or nothing was known by `since`.
+    """
+    room = Home(live.room("replay", model.name))
+    if covers(live, model, since, until):
+        return Past(live, model, room)
+    at = Home(live.room("replay", "past", model.domain))
+    if not covers(at, model, since, until):
+        _take_in(at, model, since, until)
+    return Past(at, model, room)
+
+
+def covers(at: Home, model: Model, since: datetime, until: datetime) -> bool:
+    """Whether a root has ingested all up to `until`, and computed the feature tables since training needs them."""
+    domain = features.load(model.domain)
+    if not (at.root / "lake" / domain.name).exists():
+        return False
+    ends = [ingest.progress(at, domain.name, source.name) for source in domain.sources]
+    tables = [_tables_of(at, domain.name, table.name) for table in domain.tables_of(model.feature_service)]
+    if not all(end and end >= until for end in ends) or not all(tables):
+        return False
+    known = [lake.days(at.room("lake", domain.name, name)) for name in model.examples.sources]
+    first = max([(since - model.training_window).date(), *(date.fromisoformat(days[0].stem) for days in known if days)])
+    starts, stops = [days[0] for days in tables], [days[-1] for days in tables]
+    return max(starts) <= first + BATCH and min(stops) >= until.date() - BATCH
+
+
+def _tables_of(at: Home, domain: str, table: str) -> list[date]:
+    return [date.fromisoformat(path.stem) for path in lake.days(at.room("snapshots", domain, table))]
+
+
+def _take_in(at: Home, model: Model, since: datetime, until: datetime) -> None:
+    from pipelines import feature_store  # Feast is slow to import: only where it is wanted
+
+    domain = features.load(model.domain)
+    feature_store.apply(at)
+    for as_of in _batches(at, domain.name, since, until):
+        ingest.ingest(at, domain.name, as_of)
+    first = since - model.training_window - max(table.ttl for table in domain.tables)
+    feature_tables.backfill(at, domain.name, first, until)
+    if stopped := night.seen(at, model).faults(until - BATCH, until):
+        raise HeadwayError(f"the past cannot be taken in: {stopped[0].source}: {stopped[0].sentence}")
+
+
+def _batches(at: Home, domain: str, since: datetime, until: datetime) -> Iterator[datetime]:
+    ends = [ingest.progress(at, domain, source.name) for source in features.load(domain).sources]
+    done = min((end for end in ends if end), default=None) if all(ends) else None
+    as_of = midnight(since) if done is None or done < midnight(since) else done
+    if done is None or done < as_of:
+        yield as_of
+    while as_of < until:
+        as_of = min(as_of + BATCH, until)
+        yield as_of

@@ -1,0 +1,161 @@
+"""A replay from end to end: walk the past under each policy, compare what came of them, and say which to choose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from datetime import datetime
+
+import msgspec
+import numpy as np
+
+from monitoring import budget
+from monitoring.quality import metric_name
+from pipelines.replay import fits
+from pipelines.replay.branch import Branch
+from pipelines.replay.common import Common
+from pipelines.replay.frames import Frames
+from pipelines.replay.grammar import parse
+from pipelines.replay.outcome import Interval, Outcome, Table, always_of, compared, outcome
+from pipelines.replay.past import Past
+from pipelines.replay.policies import Chosen, Current, Every, Named, Never
+from pipelines.replay.walk import Told, build, walk
+
+RANDOM = 5
+"""Times that as many retrainings are drawn at random."""
+
+
+class Replayed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replay found."""
+
+    model: str
+    metric: str
+    since: str
+    until: str
+    windows: list[str]
+    """First day of each, ISO."""
+    window_days: int
+    outcomes: list[Outcome]
+    """As they were asked for; dummies last."""
+    current: str
+    always: str | None
+    choice: str
+    sentence: str
+    """Which policy to choose, and how sure that is."""
+    notes: list[str] = []
+
+
+def replay(
+    past: Past, asked: Sequence[Named], since: datetime, until: datetime, executor: Executor, told: Told,
+    *, dummies: bool,
+) -> Replayed:  # fmt: skip
+    """Replay the nights of [since, until] under each policy, and those that the others are held against.
+
+    Raises HeadwayError when there is no whole window whose labels are in, or no first champion.
+    """
+    policies = with_yardsticks(asked)
+    nights = past.nights(since, until)
+    frames = Frames(past, fits.declared(past.model)[:24])
+    build(past, frames, since, until, executor, told)
+    common = Common(frames, past.model)
+    branches = walk(past, common, policies, nights, executor, told)
+    rivals = walk(past, common, dummies_of(branches), nights, executor, told) if dummies else []
+    return _said(Table([*branches, *rivals], nights[-1]), branches, rivals)
+
+
+def with_yardsticks(asked: Sequence[Named]) -> list[Named]:
+    """The policies that were asked for, and those that any is held against: the current one, never, and a calendar."""
+    found = list(asked)
+    for kind, text in ((Current, "current"), (Never, "never"), (Every, "weekly")):
+        if not any(isinstance(each.policy, kind) for each in found):
+            found.append(parse(text))
+    return found
+
+
+def dummies_of(branches: Sequence[Branch]) -> list[Named]:
+    """For each policy that looks at evidence: as many retrainings at random, and evenly spaced."""
+    wanted: dict[int, list[str]] = {}
+    for branch in branches:
+        count = len(branch.ledger.entries(branch.model.name, "version")) - 1
+        if not branch.named.blind and count > 0:
+            wanted.setdefault(count, []).append(branch.named.name)
+    return [
+        Named(_dummy_name(count, seed), Chosen(count, seed), dummy_of=tuple(names))
+        for count, names in sorted(wanted.items())
+        for seed in (*range(RANDOM), None)
+    ]
+
+
+def _dummy_name(count: int, seed: int | None) -> str:
+    return f"fixed {count}" if seed is None else f"random {count} seed {seed}"
+
+
+def _said(table: Table, branches: Sequence[Branch], rivals: Sequence[Branch]) -> Replayed:
+    current = next(each.named.name for each in branches if isinstance(each.named.policy, Current))
+    found = [outcome(table, each) for each in branches]
+    found += [msgspec.structs.replace(outcome(table, each), dummy=True) for each in rivals]
+    beside = [_against_random(table, each, rivals) for each in compared(table, found, current)]
+    choice, sentence = choose(table, beside)
+    model = table.model
+    return Replayed(
+        model=model.name, metric=model.metric, since=f"{branches[0].nights[0]:%Y-%m-%d}",
+        until=f"{table.until:%Y-%m-%d}", windows=[f"{each:%Y-%m-%d}" for each in table.windows],
+        window_days=model.monitoring.window.days, outcomes=beside, current=current, always=always_of(table),
+        choice=choice, sentence=sentence, notes=[note for each in beside if (note := _no_better_than_random(each))],
+    )  # fmt: skip
+
+
+def _against_random(table: Table, each: Outcome, rivals: Sequence[Branch]) -> Outcome:
+    drawn = [table.series[r.named.name] for r in rivals if each.policy in r.named.dummy_of and _random(r.named)]
+    if not drawn:
+        return each
+    return msgspec.structs.replace(each, against_random=table.mean(np.array(each.series) - np.mean(drawn, axis=0)))
+
+
+def _random(named: Named) -> bool:
+    return isinstance(named.policy, Chosen) and named.policy.seed is not None
+
+
+def _no_better_than_random(each: Outcome) -> str:
+    if each.against_random is None or each.against_random.low > 0:
+        return ""
+    return (
+        f"`{each.policy}` is not shown to beat as many retrainings ({each.retrainings}) at random nights: "
+        f"{_signed(each.against_random)}"
+    )
+
+
+def choose(table: Table, found: Sequence[Outcome]) -> tuple[str, str]:
+    """The policy with the fewest retrainings among those that are not told apart from the best, and why."""
+    real = [each for each in found if not each.dummy]
+    best = max(real, key=lambda each: each.quality.value)
+    apart = {each.policy: table.mean(np.array(each.series) - np.array(best.series)) for each in real}
+    equals = [each for each in real if apart[each.policy].high >= 0]
+    choice = min(equals, key=lambda each: (each.retrainings, -each.quality.value))
+    others = [each for each in equals if each.policy != choice.policy]
+    word = budget.window_word(table.model.monitoring.window)
+    always = always_of(table)
+    kept = ""
+    if choice.gain_kept is not None and always:
+        most = next(each.retrainings for each in real if each.policy == always)
+        kept = f" keeps {choice.gain_kept:.0%} of the gain of `{always}`" + (
+            f" with {choice.retrainings} retrainings in place of {most}" if choice.policy != always else ""
+        )
+    same = f"; {_listed(others)} {'is' if len(others) == 1 else 'are'} not told apart from it" if others else ""
+    over = f" on these {len(table.windows)} {word}s"
+    why = kept or f" has the fewest retrainings ({choice.retrainings}) of those that are not told apart from the best"
+    return choice.policy, f"Choose `{choice.policy}`: it{why}{same}{over}"
+
+
+def _listed(found: Sequence[Outcome]) -> str:
+    names = [f"`{each.policy}` ({each.retrainings})" for each in found]
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def _signed(found: Interval) -> str:
+    return f"{found.value:+.4f}, interval {found.low:+.4f} to {found.high:+.4f}"
+
+
+def metric_of(found: Replayed) -> str:
+    """What people call the metric."""
+    return metric_name(found.metric)
