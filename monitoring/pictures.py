@@ -11,6 +11,8 @@ from monitoring.drift import Input, number
 
 MATURE = 0.9
 """A week with this share of its labels in is drawn solid."""
+BESIDE = 8
+"""An estimate is drawn so far to the left of the truth that it may lie on."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,17 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Between:
+    """An interval beside zero: all are places from left to right."""
+
+    width: int
+    zero: float
+    low: float
+    dot: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Chart:
     """Quality by week."""
 
@@ -50,6 +63,8 @@ class Chart:
     points: list[Point]
     path: str
     baseline: str
+    base: float | None
+    """Height of the latest baseline, for its label."""
     dates: list[tuple[float, str]]
     versions: list[tuple[float, str]]
     """Where another version took over."""
@@ -74,8 +89,8 @@ class Score:
 def spark(each: Input, width: int = 232, height: int = 60) -> Spark:
     """The picture of one input, this window's value last."""
     shown = [each.level, each.band_low, each.band_high, *each.series]
-    y = _scale([value for value in shown if value is not None], 5, height - 5)
-    step = (width - 12) / max(1, len(each.series))
+    y = _scale([value for value in shown if value is not None], 8, height - 8)
+    step = (width - 14) / max(1, len(each.series))
     course = [(4 + i * step, value) for i, value in enumerate(each.series)]
     band = None if each.band_low is None or each.band_high is None else (y(each.band_high), y(each.band_low))
     outside = each.level is not None and band is not None and not _within(each)
@@ -84,7 +99,7 @@ def spark(each: Input, width: int = 232, height: int = 60) -> Spark:
         height=height,
         path=_path([(x, None if value is None else y(value)) for x, value in course]),
         band=(band[0] - 1, band[1] - band[0] + 2) if band else None,
-        dot=None if each.level is None else (width - 7, y(each.level)),
+        dot=None if each.level is None else (width - 9, y(each.level)),
         unusual=outside,
     )
 
@@ -102,14 +117,21 @@ def chart(scores: Sequence[Score], width: int, height: int = 240) -> Chart:
         height=height,
         left=left,
         floor=floor,
-        ticks=[(y(value), number(value)) for value in _ticks(scores)],
+        ticks=[(y(value), f"{value:,.10g}") for value in _ticks(scores)],
         points=[
             Point(x, y(s.value), y(s.low), y(s.high), s.maturity >= MATURE, number(s.value))
             for x, s in zip(xs, scores, strict=True)
             if s.value is not None and s.low is not None and s.high is not None
         ],
         path=_path([(x, None if s.value is None else y(s.value)) for x, s in zip(xs, scores, strict=True)]),
-        baseline=_path([(x, None if s.baseline is None else y(s.baseline)) for x, s in zip(xs, scores, strict=True)]),
+        baseline=_path(
+            [
+                (x + side * step / 2, None if s.baseline is None else y(s.baseline))
+                for x, s in zip(xs, scores, strict=True)
+                for side in (-1, 1)
+            ]
+        ),
+        base=next((y(s.baseline) for s in reversed(scores) if s.baseline is not None), None),
         dates=[(x, short(s.week)) for x, s in list(zip(xs, scores, strict=True))[::-every]],
         versions=[
             (x - step / 2, f"version {after.version}")
@@ -117,9 +139,18 @@ def chart(scores: Sequence[Score], width: int, height: int = 240) -> Chart:
             if after.version != before.version
         ],
         estimates=[
-            (x, y(s.estimate), number(s.estimate)) for x, s in zip(xs, scores, strict=True) if s.estimate is not None
+            (x - (BESIDE if s.value is not None else 0), y(s.estimate), number(s.estimate))
+            for x, s in zip(xs, scores, strict=True)
+            if s.estimate is not None
         ],
     )
+
+
+def between(value: float, low: float, high: float, width: int = 300) -> Between:
+    """The picture of a number with its interval, zero in it."""
+    ends = min(low, 0.0), max(high, 0.0)
+    scale = (width - 24) / ((ends[1] - ends[0]) or 1.0)
+    return Between(width, *(round(12 + scale * (each - ends[0]), 1) for each in (0.0, low, value, high)))
 
 
 def short(day: str) -> str:

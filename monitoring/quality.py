@@ -7,6 +7,18 @@ import msgspec
 from monitoring.drift import number
 from monitoring.pictures import MATURE, Score
 
+MEANINGS = {
+    "roc_auc": "how often a case that comes true was rated above one that does not: 0.5 is a coin, 1 never errs",
+    "accuracy": "the share of answers that were right",
+    "balanced_accuracy": "the share of right answers, each outcome counting alike however rare it is",
+    "neg_log_loss": "how surprising the outcomes were to the chances that were told: 0 is foreseeing all",
+    "neg_brier_score": "how far the chances that were told lay from what happened, squared: 0 is foreseeing all",
+    "neg_mean_absolute_error": "how far an answer lay from the truth on average, in the units of what is predicted",
+    "neg_mean_squared_error": "how far an answer lay from the truth, squared: large errors count most",
+    "neg_root_mean_squared_error": "how far an answer lay from the truth, large errors counting most",
+    "r2": "the share of the ups and downs that the answers explain: 1 is all, 0 none",
+}
+
 
 class Part(msgspec.Struct, frozen=True):
     """A declared slice in one week, in units of the model's metric (larger is better)."""
@@ -65,6 +77,11 @@ def part(metric: str, name: str, floor: float, found: tuple[float, float, float]
 def metric_name(scorer: str) -> str:
     """What people call a scorer's number."""
     return {"roc_auc": "AUC"}.get(scorer, scorer.removeprefix("neg_").replace("_", " "))
+
+
+def meaning(scorer: str) -> str:
+    """What the number says, for whoever has never met it; empty for one that is not known here."""
+    return MEANINGS.get(scorer, "")
 
 
 def shown(quality: Quality) -> Score:

@@ -11,7 +11,7 @@ from typing import Any
 import models
 from features import HeadwayError
 from models import Model
-from monitoring import page
+from monitoring.first_line import first_line
 from monitoring.page import Week
 from monitoring.verdict import Verdict
 from pipelines import addresses, courier, outbox, promotion
@@ -31,7 +31,7 @@ def of_verdict(verdict: Verdict) -> Alert | None:
     """Of a veto, or of an alarm that starts a retraining; None for a night on which nobody has to know anything."""
     if verdict.action not in ("veto", "retrain"):
         return None
-    _, line = page.first_line([verdict], since=verdict.as_of[:10])
+    _, line = first_line([verdict], since=verdict.as_of[:10])
     text = f"{verdict.sentence}\n\nThe evidence: headway report {verdict.model} --as-of {verdict.as_of}"
     return Alert(verdict.model, verdict.action, verdict.as_of, line, text)
 
@@ -60,13 +60,13 @@ def of_failure(flow: str, about: str, message: str, as_of: datetime) -> Alert:
 def of_late(at: Home, model: Model, as_of: datetime) -> Alert | None:
     """Of a night that is late: the catch-up check. One alert for a gap, however long it lasts."""
     ledger = Ledger(at.ledger_url)
-    nights = ledger.entries(model.name, "verdict", as_of)[-1:]
-    reigns = promotion.reigns(ledger, model.name, as_of)[:1]
-    began = [entry.as_of for entry in nights] or [datetime.fromisoformat(reign.as_of) for reign in reigns]
-    if not began or as_of - began[0] <= LATE:
+    night = ledger.last(model.name, "verdict", as_of)
+    reigns = promotion.reigns(ledger, model.name, as_of)
+    last = night.as_of if night else datetime.fromisoformat(reigns[0].as_of) if reigns else as_of
+    if as_of - last <= LATE:
         return None
-    line = f"Look at the nights: none has run since {began[0].day} {began[0]:%B}"
-    return Alert(model.name, "late", began[0].isoformat(), line, "What else is wrong: headway doctor")
+    line = f"Look at the nights: none has run since {last.day} {last:%B}"
+    return Alert(model.name, "late", last.isoformat(), line, "What else is wrong: headway doctor")
 
 
 def unsent(at: Home, model: Model, since: datetime, until: datetime) -> list[Alert]:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from monitoring import page
-from pipelines import children
+from pipelines import children, pages
 from pipelines.files import secret
 from pipelines.home import Home, home
 
@@ -59,8 +58,8 @@ def run(given: argparse.Namespace) -> int:
 
 def _unlink_old(reports: Path, model: str, before: date) -> None:
     """Remove Evidently's files beside the pages of old weeks, and the links to them."""
-    for week in page.read(reports):
+    for week in pages.read(reports):
         if week.model == model and week.links and date.fromisoformat(week.until) < before:
-            page.write(msgspec.structs.replace(week, links=[]), reports)
+            pages.write(msgspec.structs.replace(week, links=[]), reports)
             for link in week.links:
                 (reports / link.href).unlink(missing_ok=True)

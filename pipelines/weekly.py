@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
@@ -12,13 +12,15 @@ import pandas as pd
 
 from models import Model
 from monitoring import page, profile
-from monitoring.page import Approval, Champion, Link, Quarantined, Serving, Week
+from monitoring.first_line import first_line, plain
+from monitoring.history import Champion, Training
+from monitoring.page import Approval, Link, Quarantined, Serving, Unsent, Week
 from monitoring.parity import Parity
 from monitoring.verdict import Verdict
-from pipelines import archive, night, predictions, promotion, serving_health
+from pipelines import alerts, archive, history, night, pages, predictions, promotion, quarantine, serving_health
 from pipelines.home import Home
 from pipelines.ingest import deliveries
-from pipelines.ledger import Entry, Ledger
+from pipelines.ledger import Ledger
 from pipelines.quality import quality, trusted
 from pipelines.retraining import champion
 
@@ -39,27 +41,37 @@ def weekly(at: Home, model: Model, as_of: datetime, *, evidently: bool = True) -
         name = f"{week.name}.evidently.html"
         if _evidently(at, model, as_of, week, at.reports / name):
             week = msgspec.structs.replace(week, links=[Link("All columns, drawn by Evidently", name)])
-    return page.write(week, at.reports)
+    return pages.write(week, at.reports)
 
 
 def gather(at: Home, model: Model, as_of: datetime) -> Week:
-    """Everything that the page of a week shows."""
+    """Everything that the page of a week shows. How many rows wait in quarantine is told as it is now."""
     since, until = span(model, as_of)
-    ledger = Ledger(at.ledger_url)
-    verdicts = [entry for entry in ledger.entries(model.name, "verdict", as_of) if entry.as_of > since]
-    told = [msgspec.convert(entry.body, Verdict) for entry in verdicts]
-    champions = _champions(ledger, model, as_of)
+    ledger, begins = Ledger(at.ledger_url), since.date().isoformat()
+    year = history.verdicts(ledger, model.name, as_of)
+    told = [verdict for verdict in year if datetime.fromisoformat(verdict.as_of) > since]
+    champions = history.champions(ledger, model.name, as_of)
+    trained = history.trainings(ledger, model.name, as_of)
     approval = _approval(ledger, model)
     seen = night.nights(at, model, since, until)
-    good = quality(at, model, as_of)
-    kind, line = page.first_line(told, since=since.date().isoformat(), champions=champions, approval=approval)
+    # A window of which no full day is over yet says nothing.
+    good = [each for each in quality(at, model, as_of) if each.week < until.date().isoformat()]
+    nights = _nights(since, until, as_of, told, champions, trained)
+    wanted = [t for t in trained if t.as_of > since.isoformat() or (approval and t.version == approval.version)]
+    inside, held = _quarantine(at, model, since, as_of)
+    state, line = first_line(
+        told, since=begins, champions=champions, approval=approval, trainings=wanted, nights=nights
+    )
     return Week(
         model=model.name, owner=model.owner, description=model.description, task=model.task,
-        since=since.date().isoformat(), until=(until - DAY).date().isoformat(), first_line=line, kind=kind,
-        verdicts=told, quality=good, trust=trusted(good), champions=champions,
-        nights=_nights(ledger, model, since, until, told), quarantine=_quarantine(at, model, since, until),
+        since=begins, until=(until - DAY).date().isoformat(), first_line=line, state=state, verdicts=told,
+        quality=good, trust=trusted(good), champions=champions, nights=nights,
+        quarantine=inside, held=held,
         parity=_parity([each.parity for each in seen if each.parity]), serving=_serving(seen), approval=approval,
-        health=serving_health.health(at, model.name, since, until),
+        health=serving_health.health(at, model.name, since, until), trainings=wanted,
+        marks=history.marks(year, trained), alarms=history.alarms(model, year),
+        plan=history.plan(model, as_of, champions, trained), as_of=as_of.isoformat(),
+        unsent=_unsent(at, model, since, as_of),
     )  # fmt: skip
 
 
@@ -67,20 +79,6 @@ def span(model: Model, as_of: datetime) -> tuple[datetime, datetime]:
     """The window that a page of `as_of` is about: it ends with the latest full UTC day."""
     _, until = night.day_before(as_of)
     return until - model.monitoring.window, until
-
-
-def _champions(ledger: Ledger, model: Model, as_of: datetime) -> list[Champion]:
-    versions = {entry.body["version"]: entry.body for entry in ledger.entries(model.name, "version")}
-    acts = [entry for entry in ledger.entries(model.name, until=as_of) if entry.kind in ("promotion", "rollback")]
-    return [
-        Champion(
-            version=act.body["version"],
-            as_of=act.as_of.isoformat(),
-            why=str(act.body.get("why") or act.kind),
-            metric=versions.get(act.body["version"], {}).get("metrics", {}).get("holdout"),
-        )
-        for act in acts
-    ]
 
 
 def _approval(ledger: Ledger, model: Model) -> Approval | None:
@@ -97,37 +95,77 @@ def _approval(ledger: Ledger, model: Model) -> Approval | None:
 
 
 def _nights(
-    ledger: Ledger, model: Model, since: datetime, until: datetime, verdicts: list[Verdict]
+    since: datetime,
+    until: datetime,
+    as_of: datetime,
+    verdicts: Sequence[Verdict],
+    champions: Sequence[Champion],
+    trained: Sequence[Training],
 ) -> list[page.Night]:
-    by_day = {(datetime.fromisoformat(v.as_of) - DAY).date(): v for v in verdicts}
-    promoted = {(e.as_of - DAY).date(): e for e in ledger.entries(model.name, "promotion") if e.as_of > since}
-    count = (until - since) // DAY
-    return [_night((since + n * DAY).date().isoformat(), by_day, promoted) for n in range(count)]
+    """What each night found of its day, which is the one before."""
+    judged = {_day_of(each.as_of): each for each in verdicts}
+    live = {_day_of(each.as_of): each.version for each in champions}
+    made = {_day_of(each.as_of): each for each in trained}
+    began = datetime.fromisoformat(champions[0].as_of) if champions else as_of
+    days = [since + n * DAY for n in range((until - since) // DAY)]
+    return [_night(day, day + DAY > began, judged.get(day.date()), live, made) for day in days]
 
 
-def _night(day: str, verdicts: Mapping[date, Verdict], promoted: Mapping[date, Entry]) -> page.Night:
-    at = date.fromisoformat(day)
-    verdict = verdicts.get(at)
+def _day_of(as_of: str) -> date:
+    return (datetime.fromisoformat(as_of) - DAY).date()
+
+
+def _night(
+    at: datetime, began: bool, verdict: Verdict | None, live: Mapping[date, int], made: Mapping[date, Training]
+) -> page.Night:
+    day = at.date()
     if verdict is None:
-        return page.Night(day, "missed", "no verdict: the night did not run")
-    if at in promoted:
-        return page.Night(day, "promoted", f"{verdict.sentence}; version {promoted[at].body['version']} went live")
-    status: dict[str, page.Status] = {"veto": "fault", "retrain": "retrained"}
-    return page.Night(day, status.get(verdict.action, "quiet"), verdict.sentence)
-
-
-def _quarantine(at: Home, model: Model, since: datetime, until: datetime) -> list[Quarantined]:
-    return [
-        Quarantined(
-            source=each.source,
-            when=each.until,
-            rule="batch stopped" if each.stops else "rows set aside",
-            rows=each.quarantined,
-            sentence="; ".join(each.stops or each.notes),
+        return (
+            page.Night(day.isoformat(), "missed", "no verdict: the night did not run")
+            if began
+            else page.Night(day.isoformat(), "before", "no version was in charge yet")
         )
-        for each in deliveries(at, model.domain, since, until)
-        if each.quarantined or each.stops
-    ]
+    if day in live:
+        return page.Night(day.isoformat(), "promoted", f"{plain(verdict.sentence)}; version {live[day]} went live")
+    after = f"; then {made[day].sentence}" if day in made else ""
+    if verdict.action == "nothing" and not (verdict.evidence.drift or verdict.evidence.relation):
+        return page.Night(day.isoformat(), "quiet", f"Nothing to do{after}")  # how many days are in, the page shows
+    status: dict[str, page.Status] = {"veto": "fault", "retrain": "retrained"}
+    return page.Night(day.isoformat(), status.get(verdict.action, "quiet"), plain(verdict.sentence) + after)
+
+
+def _quarantine(at: Home, model: Model, since: datetime, as_of: datetime) -> tuple[list[Quarantined], str]:
+    """What the week's deliveries left there, newest first, and what older ones left that still stands, in words."""
+    inside, older = [], []
+    for item in quarantine.items(at, model.domain):
+        when = datetime.fromisoformat(item.delivery.until)
+        if since < when <= as_of:
+            inside.append(_kept_out(item, model, _good_since(at, item, as_of)))
+        elif when <= since and item.stands:
+            older.append(item)
+    rows = sum(item.rows for item in older)
+    left = f"{len(older)} older deliveries still hold {rows:,} rows: `headway quarantine list {model.domain}`"
+    return inside, left if older else ""
+
+
+def _kept_out(item: quarantine.Item, model: Model, mended: bool) -> Quarantined:
+    each = item.delivery
+    more = f" (and {len(each.stops) - 1} more)" if len(each.stops) > 1 else ""
+    return Quarantined(
+        source=each.source,
+        when=each.until,
+        rule="batch stopped" if each.stops else "rows set aside",
+        rows=item.rows,
+        sentence=each.stops[0] + more if each.stops else "; ".join(each.notes),
+        stands=item.rows > 0 and not (each.stops and (mended or item.replays)),
+        command=f"headway quarantine show {model.domain} {each.source} {item.stamp}",
+    )
+
+
+def _good_since(at: Home, item: quarantine.Item, as_of: datetime) -> bool:
+    """Whether a later batch of the source was good: it was read again together with what was stopped."""
+    after = deliveries(at, item.delivery.domain, datetime.fromisoformat(item.delivery.until), as_of)
+    return any(each.source == item.delivery.source and not each.stops for each in after)
 
 
 def _parity(found: list[Parity]) -> Parity | None:
@@ -138,6 +176,11 @@ def _parity(found: list[Parity]) -> Parity | None:
 def _serving(seen: list[night.Night]) -> Serving | None:
     count = sum(each.profile.rows for each in seen)
     return Serving(count, sum(each.degraded for each in seen) / count) if count else None
+
+
+def _unsent(at: Home, model: Model, since: datetime, until: datetime) -> list[Unsent]:
+    found = alerts.unsent(at, model, since, until)
+    return [Unsent(each.as_of, label, each.line, why) for each in found for label, why in each.unsent.items()]
 
 
 def _evidently(at: Home, model: Model, as_of: datetime, week: Week, path: Path) -> bool:

@@ -31,7 +31,7 @@ ROOMS = {
     "apprise": {"pipelines/courier.py"},
     "prefect": {"pipelines/flows.py"},
     "treelite": {"pipelines/scorer.py"},
-    "jinja2": {"monitoring/page.py"},
+    "jinja2": {"monitoring/render.py"},
     "prometheus_client": {"services/metrics.py"},
     "opentelemetry": {"services/tracing.py"},
     "sentry_sdk": {"services/alarms.py"},

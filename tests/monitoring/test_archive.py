@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from monitoring import page
-from pipelines import archive
+from pipelines import archive, pages
 from pipelines.home import PROJECT, Home
 from tests.monitoring.weeks import FEATURES, judged, verdict, weather, week
 
@@ -120,10 +120,10 @@ def test_what_is_too_old_goes_with_its_links(home: Home) -> None:
         name = f"{MODEL}-{until}.evidently.html"
         (home.reports / name).write_text("a report")
         links = [page.Link("All columns", name)]
-        page.write(msgspec.structs.replace(week(), until=until, links=links), home.reports)
+        pages.write(msgspec.structs.replace(week(), until=until, links=links), home.reports)
     archive.keep(home, MODEL, drawn(LAST), LAST)
     assert sorted(path.name for path in home.reports.glob("*.evidently.html")) == [f"{MODEL}-2013-04-14.evidently.html"]
-    old, new = page.read(home.reports)
+    old, new = pages.read(home.reports)
     assert old.links == []
     assert new.links
     assert "evidently" not in (home.reports / f"{old.name}.html").read_text()

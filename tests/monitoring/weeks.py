@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ import pandas as pd
 
 from monitoring import budget, drift, page, parity, relation
 from monitoring.estimate import trust
+from monitoring.first_line import first_line
+from monitoring.history import Alarms, Champion, Gate, Mark, Plan, Training
 from monitoring.profile import Reference, fit_bins, take
 from monitoring.quality import part
 from monitoring.verdict import Fault, Verdict, decide
@@ -55,6 +59,12 @@ def weather(random: np.random.Generator, n: int, storm: float = 0.0) -> pd.DataF
 
 
 def history() -> tuple[Reference, np.random.Generator]:
+    reference, random = _history()
+    return reference, copy.deepcopy(random)
+
+
+@cache
+def _history() -> tuple[Reference, np.random.Generator]:
     random = np.random.default_rng(11)
     days = {iso(i): weather(random, 120) for i in range(52 * 7)}
     bins = fit_bins(pd.concat(days.values()), FEATURES)
@@ -116,6 +126,24 @@ def quality() -> list[page.Quality]:
     return [*found, open_week]
 
 
+def trainings(story: str) -> list[Training]:
+    if story != "approve":
+        return []
+    gates = [Gate("better than dumb", True, "0.751 against 0.655"), Gate("latency", True, "one prediction within 2 ms")]
+    return [Training(14, iso(LAST + 5), True, "version 14: roc_auc 0.769 on the holdout, the champion 0.751", gates)]
+
+
+def marks() -> list[Mark]:
+    return [
+        Mark(iso(LAST - 154), "trained", "version 11: all gates passed"),
+        Mark(iso(LAST - 100), "veto", "Do not retrain, look at the data: `wind_mast` sent nothing"),
+        Mark(iso(LAST - 91), "alarm", "Retrain: `pressure` moved"),
+        Mark(iso(LAST - 91), "trained", "version 12: all gates passed"),
+        Mark(iso(LAST - 24), "trained", "version 13: all gates passed"),
+    ]
+
+
+@cache
 def week(story: str = "calm") -> page.Week:
     fault = Fault("wind_mast", "the wind mast has sent nothing since Tuesday 14:00, so `wind_speed` is missing")
     drifted = judged(storm=0.6 if story == "drift" else 0.0, broken=story == "fault")
@@ -125,13 +153,13 @@ def week(story: str = "calm") -> page.Week:
     )
     approval = page.Approval(14, 1.8, 0.9, 2.6) if story == "approve" else None
     champions = [
-        page.Champion(11, iso(LAST - 154), "the calendar asked for it", 0.738),
-        page.Champion(12, iso(LAST - 91), "`pressure` had moved", 0.744),
-        page.Champion(13, iso(LAST - 24), "the calendar asked for it", 0.751),
+        Champion(11, iso(LAST - 154), "the calendar asked for it", 0.738),
+        Champion(12, iso(LAST - 91), "`pressure` had moved", 0.744),
+        Champion(13, iso(LAST - 24), "the calendar asked for it", 0.751),
     ]
     scored = quality()
     since = iso(LAST)
-    kind, line = page.first_line(verdicts, since=since, champions=champions, approval=approval)
+    state, line = first_line(verdicts, since=since, champions=champions, approval=approval)
     nights = [page.Night(iso(LAST + i), "quiet", f"{840 + i} rows came in, all good") for i in range(7)]
     if story == "fault":
         nights[2:] = [
@@ -162,7 +190,7 @@ def week(story: str = "calm") -> page.Week:
         since=since,
         until=iso(LAST + 6),
         first_line=line,
-        kind=kind,
+        state=state,
         verdicts=verdicts,
         quality=scored,
         trust=trust([(each.estimate, each.value) for each in scored[:-3]]),  # type: ignore[misc]
@@ -172,5 +200,11 @@ def week(story: str = "calm") -> page.Week:
         parity=checked(story != "fault"),
         serving=page.Serving(5_880, 0.0004 if story != "fault" else 0.71),
         approval=approval,
+        trainings=trainings(story),
+        marks=marks(),
+        alarms=Alarms(iso(LAST - 300), 42, 3, 1.9, 8.0, 6.9, 52),
+        plan=Plan(
+            13, 31, 56, iso(LAST + 32), iso(LAST + 11), "week", iso(LAST + 12), "the last training was on 2 March"
+        ),
         links=[page.Link("Evidently's full report", "tide-evidently.html")],
     )

@@ -16,9 +16,9 @@ import pytest
 import features
 import models
 from models import Slice
-from monitoring import page
 from monitoring.profile import Reference
 from monitoring.quality import Quality, in_words, latest_parts
+from monitoring.render import render
 from pipelines import lake, package, predictions
 from pipelines.home import Home, settle, utc
 from pipelines.quality import quality, trusted
@@ -194,9 +194,10 @@ def test_the_weekly_page_tells_all_of_it(at: Home) -> None:
     week = gather(at, MODEL, UNTIL + 2 * DAY)
     assert week.quality == quality(at, MODEL, UNTIL + 2 * DAY)
     assert week.trust == trusted(week.quality)
-    text = page.render(week)
+    text = render(week)
     assert "<code>from_kennedy</code> is at 0." in text
     assert "the estimate was off by" in text
-    early = gather(at, MODEL, SINCE + timedelta(hours=20))
+    assert gather(at, MODEL, SINCE + timedelta(hours=20)).quality == []
+    early = gather(at, MODEL, SINCE + timedelta(hours=30))
     assert early.quality[0].value is None
-    assert "0% of the labels of the last week are in" in page.render(early)
+    assert "0% of the labels of the last week are in" in render(early)
