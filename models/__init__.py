@@ -141,6 +141,9 @@ class Model:
     `training_window` and `label_matures` together: until then an outcome may name a prediction that training needs."""
     approval: bool = False
     """True: a challenger that passes its gates waits for `headway approve`."""
+    policies: dict[str, Any] = Field(default_factory=dict)
+    """Retraining policies by name, for `headway replay`: texts such as "drift or age > 8w", or functions of
+    `pipelines.replay.policies.Tonight` that return whether that night should retrain."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Model:
