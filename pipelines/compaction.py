@@ -12,7 +12,7 @@ import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -63,12 +63,15 @@ class Layout:
     """Text columns that older records and files lack, and what holds for those."""
 
 
-def compact(room: Path, layouts: Mapping[str, Layout]) -> int:
+def compact(room: Path, layouts: Mapping[str, Layout], unread: Callable[[Path], bool] = lambda _: False) -> int:
     """Merge every complete record of a room's log into its day files; one run at a time, others wait.
 
     Closed segments are removed once all their records are in Parquet, open ones are read again next time. A segment
     stays, and a warning is logged, if a whole line of it is no record of a model in `layouts`: nothing is removed
     that is not kept.
+
+    Args:
+        unread: whether somebody else is still to read a closed segment; then it is removed by a later run.
 
     Returns:
         How many records are new.
@@ -83,7 +86,7 @@ def compact(room: Path, layouts: Mapping[str, Layout]) -> int:
             taken = [segment for segment in segments if _take(log, segment, decoder, layouts)]
             new = sum(_merge(log, room / model, model, layouts[model]) for model in _tables(log))
         for segment in taken:
-            if segment.name.endswith(CLOSED):
+            if segment.name.endswith(CLOSED) and not unread(segment):
                 segment.unlink()
     return new
 

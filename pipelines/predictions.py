@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
+from functools import partial
 
 import pandas as pd
 import pyarrow as pa
@@ -17,6 +18,7 @@ from pipelines.feature_tables import ARROW
 from pipelines.home import Home
 from pipelines.tasks import CHANCE
 from services.answers import Role
+from services.shadow import unread
 
 KEY = ("request_id", "instance", "role", "version")
 PLAIN = (
@@ -42,7 +44,8 @@ def compact(at: Home, models: dict[str, Model]) -> int:
     Returns:
         How many records are new.
     """
-    return compaction.compact(at.predictions, {name: _layout(model) for name, model in models.items()})
+    layouts = {name: _layout(model) for name, model in models.items()}
+    return compaction.compact(at.predictions, layouts, partial(unread, at))
 
 
 def predictions(

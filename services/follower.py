@@ -30,13 +30,11 @@ from services.answers import Record, iso
 from services.log import Segment
 from services.report import report
 from services.settings import Settings
-from services.shadow import Progress, progress_path
+from services.shadow import NAME, Progress, followed_path, progress_path
 from services.shadow_version import ShadowVersion
 from services.tail import Tail
 from services.watched import why
 
-NAME = "shadow-"
-"""How the names of our own segments begin."""
 BATCH = 256
 WRITE_SECONDS = 1.0
 IDLE_SECONDS = 0.25
@@ -86,6 +84,7 @@ class Follower:
         self._at, self._waiting = at, waiting
         self._log = at.room("predictions", "open")
         self._tail = Tail(self._log, but=NAME)
+        self._followed: set[str] = set()
         self._shadows: dict[str, Shadow] = {}
         self._segment: Segment | None = None
         self._lines: list[bytes] = []
@@ -99,11 +98,19 @@ class Follower:
                 head = HEAD.decode(line)
                 if head.role == "champion" and head.model in self._shadows:
                     self._shadows[head.model].add(line)
+        self._tell_followed()
         for shadow in self._shadows.values():
             self._score(shadow)
         if time.monotonic() - self._written > WRITE_SECONDS:
             self.write()
         return any(shadow.queue for shadow in self._shadows.values())
+
+    def _tell_followed(self) -> None:
+        """Compaction may remove what was opened: it is read to its end all the same."""
+        if (followed := self._tail.followed) != self._followed:
+            with suppress(OSError):
+                write_json(followed_path(self._at), sorted(followed))
+                self._followed = followed
 
     @property
     def wanted(self) -> bool:

@@ -22,9 +22,12 @@ import msgspec
 from features import HeadwayError
 from pipelines.files import read_json
 from pipelines.home import PROJECT, Home, environment
+from services.log import CLOSED
 from services.report import report
 from services.watched import RETRY_SECONDS
 
+NAME = "shadow-"
+"""How the names of the follower's own segments of the log begin."""
 LOOK_SECONDS = 0.5
 STOP_SECONDS = 3.0
 
@@ -60,6 +63,31 @@ def progress(at: Home, model: str) -> Progress | None:
 def progress_path(at: Home, model: str) -> Path:
     """Where the follower tells it."""
     return at.room("shadows") / f"{model}.json"
+
+
+def followed_path(at: Home) -> Path:
+    """Where the follower tells which segments of the log it has opened: a list of names."""
+    return at.room("shadows") / ".followed"
+
+
+def unread(at: Home, segment: Path) -> bool:
+    """Whether a follower runs that has yet to open a closed segment: were it removed, its lines would be lost to it."""
+    if segment.name.startswith(NAME) or not _runs(at):
+        return False
+    try:
+        return segment.name.removesuffix(CLOSED) not in read_json(followed_path(at), list[str])
+    except (FileNotFoundError, HeadwayError):  # it has only begun
+        return True
+
+
+def _runs(at: Home) -> bool:
+    """Whether a follower lives on this machine: it holds the lock for as long."""
+    with (at.room("shadows") / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 class Keeper:

@@ -61,6 +61,11 @@ class Tail:
                 self._done.add(name)
         return found
 
+    @property
+    def followed(self) -> set[str]:
+        """The segments there are that were opened, by the name that each keeps."""
+        return {*self._open, *self._done}
+
     def close(self) -> None:
         """Let go of the files."""
         while self._open:

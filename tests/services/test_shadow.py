@@ -15,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from pipelines import package
+import models
+from pipelines import package, predictions
+from pipelines.files import write_json
 from pipelines.home import Home
-from services.follower import BATCH, NAME, Follower
+from services.follower import BATCH, Follower
 from services.log import CLOSED, Segment
-from services.shadow import Keeper, progress
+from services.shadow import NAME, Keeper, followed_path, progress, unread
 from services.tail import Tail
 from tests.services import world
 from tests.services.test_trial import asked, ended, logged, ready, registered, tried, until
@@ -144,6 +146,35 @@ def with_lines(root: Home, lines: list[dict[str, Any]]) -> None:
     segment = Segment.create(root.room("predictions", "open") / "another.jsonl")
     segment.write(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
     segment.close()
+
+
+def test_compaction_removes_no_segment_that_a_follower_is_still_to_open(
+    client: TestClient, root: Home, manifests: world.Manifests, here: None
+) -> None:
+    registered(root, manifests)
+    tried(root, "shadow", 2)
+    follower, declared = followed(root), {world.MODEL: models.load(world.MODEL)}
+    call = asked(client, *CALL)
+    with_lines(root, [{**line, "request_id": "other"} for line in logged(root)])  # begun and ended between two looks
+    another = root.predictions / "open" / f"another{CLOSED}"
+    assert predictions.compact(root, declared) == 6
+    assert another.exists()
+    finished(follower)
+    assert {request for request, _ in by_role(root, "shadow")} == {call["request_id"], "other"}
+    follower.close()
+    assert predictions.compact(root, declared) == 6  # what the shadow said, and nothing of the champion again
+    assert not another.exists() and not list((root.predictions / "open").glob(f"{NAME}*"))
+
+
+def test_nothing_is_kept_for_a_follower_that_does_not_run(root: Home) -> None:
+    segment = root.predictions / "open" / f"one{CLOSED}"
+    assert unread(root, segment) is False
+    with (root.room("shadows") / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert unread(root, segment) is True
+        assert unread(root, segment.with_name(f"{NAME}1{CLOSED}")) is False
+        write_json(followed_path(root), ["one"])
+        assert unread(root, segment) is False
 
 
 @pytest.mark.usefixtures("here")
