@@ -43,7 +43,7 @@ def nothing_leaves_loopback(request: pytest.FixtureRequest) -> Iterator[Path]:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """An empty root of its own, in force for this process and its children."""
-    for name in ("HEADWAY_LEDGER_URL", "HEADWAY_CLOCK"):
+    for name in ("HEADWAY_LEDGER_URL", "HEADWAY_CLOCK", "HEADWAY_ALERTS", "HEADWAY_ALERTS_WEEKLY"):
         monkeypatch.delenv(name, raising=False)
     for name in ("HEADWAY_HOME", "BENTOML_HOME", "PREFECT_HOME", "PYTHONHASHSEED", *QUIET):
         monkeypatch.setenv(name, os.environ.get(name, ""))

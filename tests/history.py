@@ -66,7 +66,7 @@ def in_force(at: Home) -> Iterator[Home]:
     """Make a root the one that this process and its children work on."""
     at.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("HEADWAY_LEDGER_URL", "HEADWAY_CLOCK"):
+        for name in ("HEADWAY_LEDGER_URL", "HEADWAY_CLOCK", "HEADWAY_ALERTS", "HEADWAY_ALERTS_WEEKLY"):
             patch.delenv(name, raising=False)
         for name, value in environment(at, {}).items():
             patch.setenv(name, value)
