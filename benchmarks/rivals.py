@@ -1,51 +1,111 @@
-"""The usual row-level tests on the draws of `benchmarks.trust`: what they would have said.
+"""Other judges on the draws of `benchmarks.trust`: what they would have said.
 
 * KS (numbers) and chi-square (categories) at 5 %, Bonferroni over the columns: an alarm when any column is significant.
 * Population stability index above 0.2 in any column, ten quantile bins of the reference and one for missing values.
 * Evidently's `DataDriftPreset` with its defaults: an alarm when half of the columns have drifted. It gets a sample of
   5,000 reference rows, and a quarter of the draws: it takes seconds for each.
+* NannyML and ADWIN, each with its defaults: see `benchmarks/judges/verdicts.py`, which is run in an environment of its
+  own, made from `benchmarks/judges.lock`.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
+import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.stats import chi2_contingency, ks_2samp
 
-from benchmarks import planted
+from benchmarks import judges, planted
+from benchmarks.peers import environment
+from benchmarks.streams import WEEK
+from monitoring.profile import SCORE
 
 if TYPE_CHECKING:
     from benchmarks.trust import World
 
 SHARE = 0.3
 SAMPLE = 5_000
+JUDGES_LOCK = environment.BENCHMARKS / "judges.lock"
 
 
-def compared(world: World, draws: int, seed: int) -> Iterator[dict[str, Any]]:
+class Draw(NamedTuple):
+    """The rows behind a model, and the next week as it was and with each change: inputs, `time` and `error`."""
+
+    reference: pd.DataFrame
+    windows: dict[str, pd.DataFrame]
+
+
+def compared(world: World, draws: int, seed: int, root: Path) -> Iterator[dict[str, Any]]:
     """For each rival: the share of quiet weeks that alarm, and that of weeks with each change in 30 % of the rows."""
+    with tempfile.TemporaryDirectory(dir=root) as folder:
+        found: dict[str, dict[str, list[bool]]] = {name: defaultdict(list) for name in RIVALS}
+        for number in range(draws):
+            dealt = _draw(world, np.random.default_rng([seed, number]))
+            _write(dealt, Path(folder) / f"{number:03}")
+            for name, alarms in RIVALS.items():
+                for what, rows in dealt.windows.items() if alarms is not evidently or number % 4 == 0 else ():
+                    found[name][what].append(alarms(dealt.reference[_inputs(world)], rows[_inputs(world)]))
+            print(f"{world.stream.name}: rivals, draw {number + 1} of {draws}", flush=True)
+        found |= _elsewhere(Path(folder), root)
+    for name, told in found.items():
+        shares = {what: float(np.mean(told[what])) for what in ("nothing", *planted.CHANGES)}
+        yield {"rival": name, "draws": len(told["nothing"]), **shares}
+
+
+def _draw(world: World, random: np.random.Generator) -> Draw:
     from benchmarks.trust import REFERENCE
 
-    weeks = [np.random.default_rng([seed, number]).permutation(world.stream.weeks) for number in range(draws)]
-    for name, alarms in RIVALS.items():
-        dealt_out = weeks[: max(1, draws // 4)] if alarms is evidently else weeks
-        row: dict[str, Any] = {"rival": name, "draws": len(dealt_out)}
-        for what in ("nothing", *planted.CHANGES):
-            found = []
-            for number, dealt in enumerate(dealt_out):
-                random = np.random.default_rng([seed, number, 1])
-                rows = np.concatenate([np.arange(*world.rows(week).indices(10**9)[:2]) for week in dealt[:REFERENCE]])
-                now = world.stream.inputs[world.rows(dealt[REFERENCE])].reset_index(drop=True)
-                if what != "nothing":
-                    change = planted.CHANGES[what]
-                    column = planted.column(world.stream, change.kind, random)
-                    now = world.changed(dealt[REFERENCE], change, column, SHARE, 0, random)[2]
-                found.append(alarms(world.stream.inputs.iloc[rows], now))
-            row[what] = float(np.mean(found))
-        print(f"{world.stream.name}: {name}: {row['nothing']:.0%} of quiet weeks", flush=True)
-        yield row
+    weeks = random.permutation(world.stream.weeks)[: REFERENCE + 1]
+    stream, last = world.stream, weeks[-1]
+    behind = [
+        _timed(stream.inputs[there], world.scored[SCORE][there], stream.label[there], stream.day[there], place - week)
+        for place, week in enumerate(weeks[:-1])
+        for there in [world.rows(week)]
+    ]
+    there = world.rows(last)
+    windows = {"nothing": (stream.inputs[there], stream.label[there])}
+    for what, change in planted.CHANGES.items():
+        column = planted.column(stream, change.kind, random)
+        windows[what] = world.with_change(last, change, column, SHARE, 0, random)
+    return Draw(
+        pd.concat(behind, ignore_index=True),
+        {
+            what: _timed(rows, stream.score(last, rows), label, stream.day[there], REFERENCE - last)
+            for what, (rows, label) in windows.items()
+        },
+    )
+
+
+def _timed(inputs: pd.DataFrame, score: Any, label: np.ndarray, day: np.ndarray, later: int) -> pd.DataFrame:
+    """The rows at noon of their day, moved by so many weeks, and how far the model was off."""
+    time = pd.Timestamp("2021-01-04T12:00") + pd.to_timedelta(day + WEEK * later, "D")
+    return inputs.assign(time=time, error=np.abs(label - np.asarray(score))).reset_index(drop=True)
+
+
+def _inputs(world: World) -> list[str]:
+    return list(world.stream.inputs.columns)
+
+
+def _write(dealt: Draw, folder: Path) -> None:
+    folder.mkdir()
+    dealt.reference.to_parquet(folder / "reference.parquet")
+    for what, rows in dealt.windows.items():
+        rows.to_parquet(folder / f"{what}.parquet")
+
+
+def _elsewhere(folder: Path, root: Path) -> dict[str, dict[str, list[bool]]]:
+    """What the judges in an environment of their own say. Raises CalledProcessError when they fail."""
+    python = environment.made(root, JUDGES_LOCK)
+    command = [str(python), str(Path(judges.__file__).with_name("verdicts.py")), str(folder)]
+    told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return json.loads(told.splitlines()[-1])  # type: ignore[no-any-return]
 
 
 def ks_and_chi_square(before: pd.DataFrame, now: pd.DataFrame) -> bool:

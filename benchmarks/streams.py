@@ -1,4 +1,4 @@
-"""Two streams of a year of weeks to try verdicts on: the demo's flights, and one that is made up.
+"""Streams of a year of weeks to try verdicts on: the demo's flights, and two that are made up.
 
 Each row comes with its day, its label and the score of a model that never saw its week: the weeks are dealt into four
 folds, and each fold is scored by a model of the other three. So every week is as new to its model as every other, and
@@ -93,11 +93,6 @@ def _flights(at: Home) -> pd.DataFrame:
 
 def made_up(root: Path, weeks: int = 51, a_day: int = 250, seed: int = 7) -> Stream:
     """Ten inputs whose level wanders from day to day; a label that hangs on five of them and on a wandering mood."""
-    from sklearn.compose import make_column_selector, make_column_transformer
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OrdinalEncoder
-
     random = np.random.default_rng(seed)
     days, n = weeks * WEEK, weeks * WEEK * a_day
     day = np.repeat(np.arange(days), a_day)
@@ -114,16 +109,45 @@ def made_up(root: Path, weeks: int = 51, a_day: int = 250, seed: int = 7) -> Str
     logit = x["x0"] - 0.8 * x["x2"] + 0.6 * x["x5"] * (x["x1"] > 0) + 1.5 * (found["kind0"] == "k1") - 1
     label = random.random(n) < 1 / (1 + np.exp(-logit - 0.2 * _course(random, days, 0.5)[day]))
 
-    def estimator() -> Any:
-        codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
-        columns = make_column_transformer(
-            (codes, make_column_selector(dtype_include=object)), remainder="passthrough",
-            verbose_feature_names_out=False,
-        )  # fmt: skip
-        return make_pipeline(columns, HistGradientBoostingClassifier(max_iter=50, max_leaf_nodes=15, random_state=0))
+    return _made("made up", found, day, label)
 
-    columns = tuple(Column(name, "str" if name.startswith("kind") else "float") for name in found)
-    return stream("made up", columns, pd.DataFrame({**found, "day": day, "label": label.astype(float)}), estimator)
+
+def tangled(root: Path, weeks: int = 51, a_day: int = 90, seed: int = 3) -> Stream:
+    """Eleven inputs of few rows that hang together by three wandering moods, with heavy tails and odd weekends."""
+    random = np.random.default_rng(seed)
+    days, n = weeks * WEEK, weeks * WEEK * a_day
+    day = np.repeat(np.arange(days), a_day)
+    mood = np.column_stack([0.5 * _course(random, days, 0.7)[day] for _ in range(3)])
+    mood += 0.8 * random.standard_t(5, (n, 3))
+    mood[:, 0] += 0.6 * (day % WEEK >= 5)
+    x = mood @ random.normal(size=(3, 9)) + 0.7 * random.standard_t(4, (n, 9))
+    found: dict[str, np.ndarray] = {}
+    for j, values in enumerate(x.T):
+        found[f"x{j}"] = (np.exp(values / 2), np.round(values, 1), values)[j % 3]
+    kind = np.digitize(mood[:, 1] + random.normal(size=n), [-1.5, -0.5, 0.5, 1.5])
+    found["kind0"] = np.char.add("k", kind.astype(str)).astype(object)
+    found["kind1"] = np.char.add("k", random.integers(0, 12, n).astype(str)).astype(object)
+    logit = mood[:, 0] - 0.8 * mood[:, 1] + 0.5 * x[:, 2] * (kind > 2) + 0.3 * x[:, 4] - 0.5
+    label = random.random(n) < 1 / (1 + np.exp(-logit - 0.2 * _course(random, days, 0.5)[day]))
+    return _made("tangled", found, day, label)
+
+
+def _made(name: str, found: dict[str, np.ndarray], day: np.ndarray, label: np.ndarray) -> Stream:
+    columns = tuple(Column(each, "str" if each.startswith("kind") else "float") for each in found)
+    return stream(name, columns, pd.DataFrame({**found, "day": day, "label": label.astype(float)}), _trees)
+
+
+def _trees() -> Any:
+    from sklearn.compose import make_column_selector, make_column_transformer
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OrdinalEncoder
+
+    codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    columns = make_column_transformer(
+        (codes, make_column_selector(dtype_include=object)), remainder="passthrough", verbose_feature_names_out=False
+    )
+    return make_pipeline(columns, HistGradientBoostingClassifier(max_iter=50, max_leaf_nodes=15, random_state=0))
 
 
 def stream(name: str, columns: tuple[Any, ...], rows: pd.DataFrame, estimator: Callable[[], Any]) -> Stream:

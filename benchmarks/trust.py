@@ -1,6 +1,6 @@
 """Can its alarms be trusted? False alarms where nothing changed, and alarms where a change was planted.
 
-    python -m benchmarks.trust                       both streams, 1,000 draws (about an hour of CPU)
+    python -m benchmarks.trust                       the three streams, 1,000 draws (about an hour of CPU)
     python -m benchmarks.trust --quick               100 draws, 8 trials of each change
     python -m benchmarks.trust --markdown FILE       write the tables there too
 
@@ -24,8 +24,8 @@ import numpy as np
 import pandas as pd
 
 import models
-from benchmarks import planted, rivals
-from benchmarks.streams import FLIGHTS, WEEK, Stream, flights, made_up
+from benchmarks import limits, planted, rivals
+from benchmarks.streams import FLIGHTS, WEEK, Stream, flights, made_up, tangled
 from monitoring import budget, drift, relation, verdict
 from monitoring.drift import Drift
 from monitoring.profile import PAIRED, SCORE, Bins, Profile, Reference, fit_bins, take
@@ -40,6 +40,8 @@ SET = 12.0
 """The setting at which planted changes are looked for: the demo's."""
 SHARES = (0.1, 0.3, 1.0)
 ROOT = Path(tempfile.gettempdir()) / "headway-trust"
+WHOLE = ("share", "caught", "right cause", "at most 3", "the column known", "its kind known too")
+"""Shares of few trials, told without decimals."""
 SPAN = timedelta(days=WEEK)
 NOW = datetime(2021, 6, 1, tzinfo=UTC)
 
@@ -77,20 +79,24 @@ class World:
         days = range(week * WEEK, week * WEEK + WEEK)
         return named([self.profiles[day] for day in days]), named([self.surprise[day] for day in days][:-1])
 
-    def changed(
+    def with_change(
         self, week: int, change: planted.Change, column: str, share: float, since: int, random: np.random.Generator
-    ) -> tuple[dict[str, Profile], dict[str, Day], pd.DataFrame]:
-        """A week with a change planted from its day `since` on; also its rows."""
+    ) -> tuple[pd.DataFrame, np.ndarray]:
+        """Inputs and labels of a week with a change planted from its day `since` on."""
         there = self.rows(week)
         inputs, label = self.stream.inputs[there].reset_index(drop=True), self.stream.label[there]
-        day = self.stream.day[there] - week * WEEK
-        hit = (random.random(len(label)) < share) & (day >= since)
-        inputs, label = change.plant(planted.Hit(inputs, label, hit, column, self.stream.inputs, random))
-        scored = inputs.assign(**{SCORE: self.stream.score(week, inputs)})
-        profiles = [take(scored[day == number], self.bins) for number in range(WEEK)]
-        score = scored[SCORE].to_numpy()
-        labels = [surprise(label[day == number], score[day == number]) for number in range(WEEK - 1)]
-        return named(profiles), named(labels), inputs
+        hit = (random.random(len(label)) < share) & (self.stream.day[there] - week * WEEK >= since)
+        return change.plant(planted.Hit(inputs, label, hit, column, self.stream.inputs, random))
+
+    def changed(
+        self, week: int, change: planted.Change, column: str, share: float, since: int, random: np.random.Generator
+    ) -> tuple[dict[str, Profile], dict[str, Day]]:
+        """The same week as the nights saw it."""
+        inputs, label = self.with_change(week, change, column, share, since, random)
+        scored, day = inputs.assign(**{SCORE: self.stream.score(week, inputs)}), self.stream.day[self.rows(week)]
+        score, days = scored[SCORE].to_numpy(), [day == week * WEEK + number for number in range(WEEK)]
+        labels = [surprise(label[there], score[there]) for there in days[:-1]]
+        return named([take(scored[there], self.bins) for there in days]), named(labels)
 
 
 def surprise(label: np.ndarray, score: np.ndarray) -> Day:
@@ -205,7 +211,7 @@ def first_verdict(
     column = planted.column(world.stream, change.kind, random)
     reference = world.reference(weeks[:REFERENCE])
     for week, since in ((weeks[REFERENCE], int(random.integers(WEEK))), (weeks[REFERENCE + 1], 0)):
-        profiles, labels, _ = world.changed(week, change, column, share, since, random)
+        profiles, labels = world.changed(week, change, column, share, since, random)
         found = decided(*judged(reference, profiles, labels, level(SET)))
         if found.cause != "none":
             return found, column
@@ -246,7 +252,11 @@ def shown(head: str, value: object) -> str:
         return "-" if value is None else str(value)
     if head in ("setting", "mean", "expected at most"):
         return f"{value:.3g}"
-    return f"{value:.0%}" if head in ("share", "caught", "right cause", "at most 3") else f"{100 * value:.1f} %"
+    return (
+        f"{value:.0%}"
+        if head in ("share", "caught", "right cause", "at most 3", "the column known", "its kind known too")
+        else f"{100 * value:.1f} %"
+    )
 
 
 def main() -> None:
@@ -258,7 +268,7 @@ def main() -> None:
     parser.add_argument("--years", type=int, default=20)
     parser.add_argument("--rival-draws", type=int, default=40)
     parser.add_argument("--seed", type=int, default=2013)
-    parser.add_argument("--only", choices=["flights", "made up"])
+    parser.add_argument("--only", choices=["flights", "made up", "tangled"])
     parser.add_argument("--root", type=Path, default=ROOT, help="where the rows are kept")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     given = parser.parse_args()
@@ -266,7 +276,7 @@ def main() -> None:
         given.draws, given.trials, given.years, given.rival_draws = 100, 8, 4, 4
     given.root.mkdir(parents=True, exist_ok=True)
     parts = []
-    for make in (flights, made_up):
+    for make in (flights, made_up, tangled):
         if given.only and given.only.replace(" ", "_") != make.__name__:
             continue
         world = World(make(given.root))
@@ -275,8 +285,11 @@ def main() -> None:
             (f"{YEAR} quiet weeks, {given.years} years", years(world, given.years, given.seed)),
             (f"planted changes, {given.trials} trials of each, setting {SET:g}",
              detection(world, given.trials, given.seed)),
+            (f"quiet labels, {given.draws:,} draws", limits.quiet_labels(world, given.draws, given.seed)),
+            (f"an oracle on the same changes in {limits.SHARE:.0%}, {given.trials} trials",
+             limits.oracle(world, given.trials, given.seed)),
             (f"others on the same draws, {given.rival_draws} of each",
-             rivals.compared(world, given.rival_draws, given.seed)),
+             rivals.compared(world, given.rival_draws, given.seed, given.root)),
         ):  # fmt: skip
             parts.append(f"### {world.stream.name}: {title}\n\n{table(list(rows))}\n")
             print(f"\n{parts[-1]}", flush=True)

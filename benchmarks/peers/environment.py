@@ -1,6 +1,7 @@
-"""The peers' own virtual environment, made from `benchmarks/peers.lock`, every file checked by its hash.
+"""Virtual environments of their own for what is compared with, each made from a lock, every file checked by its hash.
 
-python -m benchmarks.peers.environment    lock again, after the project's lock changed
+python -m benchmarks.peers.environment           lock `benchmarks/peers.in` again, after the project's lock changed
+python -m benchmarks.peers.environment judges    the same of `benchmarks/judges.in`
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ SHARED = (
 PIN = re.compile(rf"^(?:{'|'.join(SHARED)})==[^\\\n]*", re.MULTILINE)
 
 
-def made(folder: Path) -> Path:
-    """The Python of the peers' environment below `folder`, made there unless it is there already.
+def made(folder: Path, locked: Path = LOCK) -> Path:
+    """The Python of the environment that `locked` describes, below `folder`; made there unless it is there already.
 
     Raises HeadwayError when it cannot be installed.
     """
-    place = folder / f"peers-{hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]}"
+    place = folder / f"{locked.stem}-{hashlib.sha256(locked.read_bytes()).hexdigest()[:12]}"
     python, ready = place / "bin" / "python", place / "ready"
     if not ready.exists():
-        print(f"making the peers' environment from {LOCK.name} in {place} (once; 700 MB)", flush=True)
+        print(f"making the environment of {locked.name} in {place} (once; 700 MB or more)", flush=True)
         _uv("venv", "--quiet", "--clear", "--python", sys.executable, str(place))
-        _uv("pip", "install", "--quiet", "--python", str(python), "--require-hashes", "-r", str(LOCK))
+        _uv("pip", "install", "--quiet", "--python", str(python), "--require-hashes", "-r", str(locked))
         ready.touch()
     return python
 
@@ -45,15 +46,16 @@ def pins(lock: Path) -> list[str]:
     return sorted(pin.strip() for pin in PIN.findall(lock.read_text()))
 
 
-def lock() -> None:
-    """Write `peers.lock` anew. Raises HeadwayError when nothing satisfies the needs."""
+def lock(needs: Path = NEEDS) -> None:
+    """Write the lock beside `needs` anew. Raises HeadwayError when nothing satisfies them."""
+    command = " ".join(["python -m benchmarks.peers.environment", *([needs.stem] if needs != NEEDS else [])])
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as shared:
         shared.write("\n".join(pins(PROJECT_LOCK)))
         shared.flush()
         _uv(
-            "pip", "compile", str(NEEDS), "--constraints", shared.name, "--universal", "--python-version", "3.11",
+            "pip", "compile", str(needs), "--constraints", shared.name, "--universal", "--python-version", "3.11",
             "--generate-hashes", "--no-emit-index-url", "--no-emit-find-links", "--no-annotate", "--upgrade",
-            "--custom-compile-command", "python -m benchmarks.peers.environment", "--quiet", "-o", str(LOCK),
+            "--custom-compile-command", command, "--quiet", "-o", str(needs.with_suffix(".lock")),
         )  # fmt: skip
 
 
@@ -65,4 +67,4 @@ def _uv(*arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    lock()
+    lock(*(BENCHMARKS / f"{name}.in" for name in sys.argv[1:2]))
