@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from monitoring.history import Champion, Training, day
 from monitoring.page import Approval, Night, State, Week
+from monitoring.quality import Quality, latest_parts
 from monitoring.verdict import Fault, Verdict
 
 EXAMPLES = re.compile(r", such as [^;]*")
@@ -79,12 +80,21 @@ def next_step(week: Week) -> str:
         "missed": "Run `headway doctor`: it says what keeps the nights from running.",
         "new version": f"It passed all that it was put through.{undo}",
     }
-    return said.get(week.state, "")
+    return said.get(week.state, "") or _below(week.quality)
 
 
 def plain(text: str) -> str:
     """A sentence without its examples and chances, days as people say them: those figures stand below."""
     return ISO_DAY.sub(lambda found: day(found[0]), CHANCES.sub("", EXAMPLES.sub("", text)))
+
+
+def _below(weeks: list[Quality]) -> str:
+    """A slice that is not as good as it must be: no reason to retrain, but for a person to know."""
+    part, count = next(((part, count) for part, count in latest_parts(weeks) if part.below), (None, 0))
+    if not part:
+        return ""
+    since = f", for {count} weeks now" if count > 1 else ""
+    return f"One thing to know: {part.sentence}{since}. It is no reason to retrain by itself."
 
 
 def _vetoed(last: Verdict) -> tuple[State, str]:

@@ -74,6 +74,15 @@ class Unsent(msgspec.Struct, frozen=True):
     error: str
 
 
+class Opinion(msgspec.Struct, frozen=True):
+    """What a replay of the past says of the policy; read from its JSON."""
+
+    since: str
+    until: str
+    """What was replayed, ISO days."""
+    sentence: str
+
+
 class Link(msgspec.Struct, frozen=True):
     """A relative link to a file beside the page."""
 
@@ -116,6 +125,7 @@ class Week(msgspec.Struct, frozen=True):
     """Of the year, for the time line."""
     alarms: Alarms | None = None
     plan: Plan | None = None
+    opinion: Opinion | None = None
     unsent: list[Unsent] = []
     links: list[Link] = []
     as_of: str = ""

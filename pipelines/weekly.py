@@ -14,10 +14,11 @@ from models import Model
 from monitoring import page, profile
 from monitoring.first_line import first_line, plain
 from monitoring.history import Champion, Training
-from monitoring.page import Approval, Link, Quarantined, Serving, Unsent, Week
+from monitoring.page import Approval, Link, Opinion, Quarantined, Serving, Unsent, Week
 from monitoring.parity import Parity
 from monitoring.verdict import Verdict
 from pipelines import alerts, archive, history, night, pages, predictions, promotion, quarantine, serving_health
+from pipelines.files import read_json
 from pipelines.home import Home
 from pipelines.ingest import deliveries
 from pipelines.ledger import Ledger
@@ -72,6 +73,7 @@ def gather(at: Home, model: Model, as_of: datetime) -> Week:
         marks=history.marks(year, trained), alarms=history.alarms(model, year),
         plan=history.plan(model, as_of, champions, trained), as_of=as_of.isoformat(),
         unsent=_unsent(at, model, since, as_of),
+        opinion=_opinion(at, model, as_of),
     )  # fmt: skip
 
 
@@ -181,6 +183,17 @@ def _serving(seen: list[night.Night]) -> Serving | None:
 def _unsent(at: Home, model: Model, since: datetime, until: datetime) -> list[Unsent]:
     found = alerts.unsent(at, model, since, until)
     return [Unsent(each.as_of, label, each.line, why) for each in found for label, why in each.unsent.items()]
+
+
+def _opinion(at: Home, model: Model, as_of: datetime) -> Opinion | None:
+    """What the latest replay that had ended by `as_of` said, if one was kept."""
+    found = [
+        opinion
+        for path in at.reports.glob(f"replay-{model.name}-????-??-??.json")
+        for opinion in [read_json(path, Opinion)]
+        if opinion.until <= as_of.date().isoformat()
+    ]
+    return max(found, key=lambda each: each.until, default=None)
 
 
 def _evidently(at: Home, model: Model, as_of: datetime, week: Week, path: Path) -> bool:

@@ -187,6 +187,22 @@ def test_an_empty_week_still_has_a_page() -> None:
     assert Reader(render(bare)).first_line == line
 
 
+def test_a_slice_below_its_floor_is_said_at_the_top_of_a_quiet_page(weeks: dict[str, page.Week]) -> None:
+    assert next_step(weeks["calm"]) == (
+        "One thing to know: `spring_tide` is at 0.660 (at best 0.680), below its floor of 0.7, for 3 weeks now. "
+        "It is no reason to retrain by itself."
+    )
+    before = msgspec.structs.replace(weeks["calm"], quality=weeks["calm"].quality[:19])
+    assert next_step(before) == ""
+    assert "Mend the source" in next_step(weeks["fault"])
+
+
+def test_what_a_replay_says_of_the_policy_is_told(weeks: dict[str, page.Week]) -> None:
+    said = page.Opinion("2021-01-04", "2021-12-27", "keep it: none of 6 is distinguishable from it")
+    text = render(msgspec.structs.replace(weeks["calm"], opinion=said))
+    assert "from 4 January 2021 to 27 December 2021: Keep it: none of 6 is distinguishable from it." in text
+
+
 def test_errors_are_shown_as_people_say_them(weeks: dict[str, page.Week]) -> None:
     quality = page.Quality(iso(0), "neg_mean_absolute_error", -3.0, -3.5, -2.5, -9.0, 1.0, 10, 1)
     text = render(msgspec.structs.replace(weeks["calm"], quality=[quality]))

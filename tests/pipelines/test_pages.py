@@ -29,7 +29,7 @@ def test_a_file_of_another_release_is_listed_and_a_spoiled_one_is_left_out(tmp_p
     }  # fmt: skip
     (tmp_path / "wave-2021-01-10.json").write_bytes(msgspec.json.encode(old))
     (tmp_path / "wave-2021-01-17.json").write_text("{")
-    (tmp_path / "tide-replay.json").write_text("[]")
+    (tmp_path / "replay-tide-2021-01-10.json").write_text("{}")
     pages.write(week(), tmp_path)
     assert [each.name for each in pages.listed(tmp_path)] == [week().name, "wave-2021-01-10"]
     assert pages.read(tmp_path) == [week()]
