@@ -89,7 +89,7 @@ class Score:
 def spark(each: Input, width: int = 232, height: int = 60) -> Spark:
     """The picture of one input, this window's value last."""
     shown = [each.level, each.band_low, each.band_high, *each.series]
-    y = _scale([value for value in shown if value is not None], 8, height - 8)
+    y = scale([value for value in shown if value is not None], 8, height - 8)
     step = (width - 14) / max(1, len(each.series))
     course = [(4 + i * step, value) for i, value in enumerate(each.series)]
     band = None if each.band_low is None or each.band_high is None else (y(each.band_high), y(each.band_low))
@@ -97,7 +97,7 @@ def spark(each: Input, width: int = 232, height: int = 60) -> Spark:
     return Spark(
         width=width,
         height=height,
-        path=_path([(x, None if value is None else y(value)) for x, value in course]),
+        path=polyline([(x, None if value is None else y(value)) for x, value in course]),
         band=(band[0] - 1, band[1] - band[0] + 2) if band else None,
         dot=None if each.level is None else (width - 9, y(each.level)),
         unusual=outside,
@@ -108,7 +108,7 @@ def chart(scores: Sequence[Score], width: int, height: int = 240) -> Chart:
     """The picture of quality by week, oldest first; a narrow one shows the latest weeks that fit."""
     left, right, top, floor = 46, 14, 22, height - 30
     scores = scores[-max(4, (width - left - right) // 22) :]
-    y = _scale(_values(scores), top, floor - 6)
+    y = scale(_values(scores), top, floor - 6)
     step = (width - left - right) / max(1, len(scores))
     xs = [left + (i + 0.5) * step for i in range(len(scores))]
     every = max(1, math.ceil(52 / step)) if scores else 1
@@ -123,8 +123,8 @@ def chart(scores: Sequence[Score], width: int, height: int = 240) -> Chart:
             for x, s in zip(xs, scores, strict=True)
             if s.value is not None and s.low is not None and s.high is not None
         ],
-        path=_path([(x, None if s.value is None else y(s.value)) for x, s in zip(xs, scores, strict=True)]),
-        baseline=_path(
+        path=polyline([(x, None if s.value is None else y(s.value)) for x, s in zip(xs, scores, strict=True)]),
+        baseline=polyline(
             [
                 (x + side * step / 2, None if s.baseline is None else y(s.baseline))
                 for x, s in zip(xs, scores, strict=True)
@@ -163,7 +163,7 @@ def _within(each: Input) -> bool:
     return each.band_low <= each.level <= each.band_high  # type: ignore[operator]
 
 
-def _scale(values: Sequence[float], top: float, bottom: float) -> Callable[[float], float]:
+def scale(values: Sequence[float], top: float, bottom: float) -> Callable[[float], float]:
     """Values to heights: the largest at `top`, the smallest at `bottom`; all alike in the middle."""
     if not values or max(values) == min(values):
         return lambda value: (top + bottom) / 2
@@ -178,7 +178,11 @@ def _values(scores: Sequence[Score]) -> list[float]:
 
 def _ticks(scores: Sequence[Score]) -> list[float]:
     """Three to six round numbers within the range drawn."""
-    values = _values(scores)
+    return ticks(_values(scores))
+
+
+def ticks(values: Sequence[float]) -> list[float]:
+    """Three to six round numbers within the range of `values`."""
     if not values or max(values) == min(values):
         return sorted(set(values))
     rough = (max(values) - min(values)) / 4
@@ -187,7 +191,7 @@ def _ticks(scores: Sequence[Score]) -> list[float]:
     return [step * i for i in range(math.ceil(min(values) / step), math.floor(max(values) / step) + 1)]
 
 
-def _path(points: Sequence[tuple[float, float | None]]) -> str:
+def polyline(points: Sequence[tuple[float, float | None]]) -> str:
     """An SVG path through the points; it breaks where a value is missing."""
     drawn, pen = [], "M"
     for x, y in points:

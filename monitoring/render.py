@@ -33,7 +33,7 @@ def render(week: Week) -> str:
     scores = [quality.shown(each) for each in week.quality]
     shown = list(week.judged.inputs) if week.judged and week.drift else []
     return (
-        _environment()
+        environment()
         .get_template("week.html")
         .render(
             week=week,
@@ -58,7 +58,7 @@ def render_index(weeks: Sequence[Listed]) -> str:
     """The list of all weeks and models, newest first; each line links to `<week.name>.html` beside it."""
     ordered = sorted(sorted(weeks, key=lambda week: week.model), key=lambda week: week.until, reverse=True)
     by_week = [(until, list(group)) for until, group in groupby(ordered, key=lambda week: week.until)]
-    return _environment().get_template("index.html").render(weeks=by_week, title="Headway: all weeks")
+    return environment().get_template("index.html").render(weeks=by_week, title="Headway: all weeks")
 
 
 def prose(text: str) -> Markup:
@@ -79,7 +79,8 @@ def share(part: float) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Where templates come from, and the filters that they may use."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,

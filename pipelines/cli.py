@@ -247,6 +247,20 @@ COMMANDS: tuple[Command, ...] = (
         "headway predict MODEL '{\"instances\": [...]}'",
     ),
     Command(
+        "replay",
+        "walk a model's past under several retraining policies, and say which to choose",
+        "pipelines.replay.command:run",
+        (
+            MODEL,
+            arg("--from", dest="since", required=True, metavar="INSTANT", help="the first night, such as 2013-04-01"),
+            arg("--to", dest="until", required=True, metavar="INSTANT", help="the last night"),
+            arg("--policies", metavar="LIST", help="separated by commas: weekly, 'drift or age > 8w', dummy, ..."),
+            arg("--cores", type=int, metavar="N", help="processes that fit (default: as many as there are cores)"),
+            arg("--dask", metavar="ADDRESS", help="fit on the Dask cluster whose scheduler is there"),
+        ),
+        "headway replay MODEL --from 2013-04-01 --to 2013-12-31 --policies 'weekly,4-weekly,drift or age > 8w,dummy'",
+    ),
+    Command(
         "up",
         "start Prefect's server, its worker and the prediction service, and leave them running",
         "pipelines.operate:up",

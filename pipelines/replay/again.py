@@ -81,7 +81,7 @@ class Relived(Branch):
     def __init__(self, past: Past, frames: Frames, nights: Sequence[datetime]) -> None:
         super().__init__(past, Served(frames, past.model), Named("as it was", Never()), nights)
         self.model = past.model
-        self.seen = Seen(self.ledger, self._nights, past.faults, self._labelled, self._gain)
+        self.seen = Seen(self.ledger, self._nights, past.faults, past.broken, self._labelled, self._gain)
 
     def relive(self, entry: Entry) -> None:
         """Find an entry anew, or take it as it was where people made it."""

@@ -13,19 +13,20 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from monitoring import profile, verdict
+from monitoring import verdict
 from monitoring.verdict import MISSING_FAULT, Verdict
 from pipelines import decision, package, promotion, retraining
 from pipelines.chain import Entry
 from pipelines.decision import DAY, Night, Seen, day_before
 from pipelines.package import Packaged
 from pipelines.promotion import Pointer
-from pipelines.replay.common import Common, one_number
+from pipelines.replay.common import Common
 from pipelines.replay.fits import Fitted, Order
 from pipelines.replay.past import Past
 from pipelines.replay.policies import Named, Signal, Tonight
 from pipelines.replay.recall import Recalled
 from pipelines.retraining import Evaluation, reigning
+from pipelines.tasks import columns
 
 ACTOR = "replay"
 Course = Generator[Order, Fitted, None]
@@ -51,7 +52,7 @@ class Branch:
         """Nights that were lived through."""
         self._champions: dict[str, Packaged] = {}
         self._pointers = tempfile.TemporaryDirectory(prefix="headway-replay-")
-        self.seen = Seen(self.ledger, self._nights, self.past.faults, self._labelled, _untold)
+        self.seen = Seen(self.ledger, self._nights, self.past.faults, self.past.broken, self._labelled, _untold)
 
     def course(self) -> Course:
         """Live through all nights. The first champion is trained on the first one, and put in charge whatever it is."""
@@ -201,7 +202,7 @@ class Branch:
         asked = pd.concat([self.common.frames.day(day).rows for day in days], ignore_index=True)
         rows = self.past.labels(asked.assign(row=np.arange(len(asked))), since, until, as_of=as_of)
         answers = np.concatenate([self.given(day) for day in days])[rows["row"].to_numpy()]
-        return rows.assign(**{profile.SCORE: one_number(answers)})
+        return rows.assign(**columns(self.model.classes, answers))
 
 
 def _raised(found: Verdict, signal: Signal) -> bool:

@@ -7,20 +7,20 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import models
 from features import HeadwayError
-from pipelines.files import write_bytes
+from monitoring.quality import metric_name
+from monitoring.replayed import Outcome, Replayed
+from pipelines.files import write_bytes, write_json
 from pipelines.home import home, utc
 from pipelines.progress import console, step
 from pipelines.replay.grammar import parse_all
-from pipelines.replay.outcome import Outcome
 from pipelines.replay.past import open_past
 from pipelines.replay.pool import pool
-from pipelines.replay.replayed import Replayed, metric_of, replay
+from pipelines.replay.replayed import replay
 from pipelines.replay.walk import Told
 
 POLICIES = "weekly,4-weekly,drift,quality,drift or age > 8w,never,dummy"
@@ -38,10 +38,14 @@ def run(given: argparse.Namespace) -> int:
     with pool(at, given.cores or os.cpu_count() or 1, given.dask) as executor, progress() as told:
         found = replay(past, asked, since, until, executor, told, dummies=dummies)
     console.print(table(found))
-    for line in (found.sentence, *found.notes):
+    for line in (found.sentence, *found.notes, *(found.advice.sentences if found.advice else ())):
         print(line)
-    name = f"replay-{model.name}-{found.until}"
-    write_bytes(at.reports / f"{name}.json", msgspec.json.format(msgspec.json.encode(found), indent=1))
+    from monitoring import replay_page  # jinja2 is only wanted now
+
+    page = at.reports / f"{found.name}.html"
+    write_bytes(page, replay_page.render(found).encode())
+    write_json(page.with_suffix(".json"), found)
+    print(page)
     return 0
 
 
@@ -66,7 +70,7 @@ def table(found: Replayed) -> Table:
         title=f"{found.model}, {found.since} to {found.until}", title_justify="left", box=None, pad_edge=False
     )
     heads = (
-        metric_of(found),
+        metric_name(found.metric),
         "interval",
         "kept",
         "retrained",

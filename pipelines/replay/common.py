@@ -22,6 +22,7 @@ from pipelines.replay.fits import Order
 from pipelines.replay.frames import Frames
 from pipelines.retraining import reigning, unseen_answers
 from pipelines.scoring import predict, score
+from pipelines.tasks import columns, finite
 
 T = TypeVar("T")
 ESTIMATORS = 24
@@ -68,8 +69,8 @@ class Common:
         live = [self.key(each.tag) for each in reigns if day <= datetime.fromisoformat(each.as_of) < day + DAY]
 
         def taken() -> Profile:
-            seen = self.frames.day(day).inputs
-            return profile.take(seen.assign(**{profile.SCORE: one_number(self.given(reigns, day))}), bins())
+            scores = columns(self.model.classes, self.given(reigns, day))[profile.SCORE]
+            return profile.take(self.frames.day(day).inputs.assign(**{profile.SCORE: scores}), bins())
 
         before = reigning(reigns, day)
         assert before is not None
@@ -92,7 +93,7 @@ class Common:
             loaded = Packaged(champion.manifest, self._of(champion.manifest.tag), champion.folder)
             theirs = unseen_answers(self.model, loaded, held)
             gates = tuple(beside(self.model, held, ours, theirs, alone.gates))
-            whole = bool(np.isfinite(theirs).all())
+            whole = bool(finite(theirs).all())
             value = score(self.model, held.rows["label"].to_numpy(), theirs) if whole else float("nan")
             return gates, alone.metrics | ({"champion": round(value, 6)} if np.isfinite(value) else {})
 
@@ -109,8 +110,3 @@ class Common:
             self._known[key] = make()
         found: T = self._known[key]
         return found
-
-
-def one_number(answers: np.ndarray) -> np.ndarray:
-    """The one number of each answer that profiles count: of several classes, the chance of the likeliest."""
-    return answers if answers.ndim == 1 else answers.max(axis=1, initial=0.0)

@@ -14,69 +14,18 @@ import numpy as np
 import pandas as pd
 
 from models import Model
+from monitoring.replayed import Interval, Outcome
 from pipelines.decision import DAY, midnight
 from pipelines.judge import DIGITS
 from pipelines.replay import fits
 from pipelines.replay.branch import Branch
 from pipelines.replay.policies import Every, Never
+from pipelines.retraining import reigning
 from pipelines.scoring import score
 
 DRAWS, SEED = 2000, 5
 TRIED = 4
 """Windows after an alarm in which the version that came of it is held against the one before."""
-
-
-class Interval(msgspec.Struct, frozen=True):
-    """A mean over windows, with the interval that drawing windows with replacement gives it."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def tells(self) -> bool:
-        """Whether it is all on one side of nought."""
-        return self.low > 0 or self.high < 0
-
-
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one policy. Quality is in units of the model's metric, larger is better."""
-
-    policy: str
-    dummy: bool = False
-    quality: Interval
-    """Mean over the windows of what the version live in it scored."""
-    against_current: Interval | None = None
-    """How far that lies above what the model declares now, paired by window; None of the current policy itself."""
-    against_random: Interval | None = None
-    """The same against as many retrainings at random nights, where that was asked."""
-    loss_to_best: float = 0.0
-    """How far below the best policy in hindsight."""
-    gain_kept: float | None = None
-    """Share of what always retraining gains over never retraining; None where there is no such gain."""
-    retrainings: int
-    """After the first champion."""
-    promotions: int
-    refused: int
-    """Failed their gates."""
-    vetoes: int
-    """Nights on which a retraining was asked for and forbidden."""
-    alarms: int | None = None
-    """Windows that raised one; None of a policy that looks at none."""
-    false_alarms: int | None = None
-    """Retrainings after an alarm that were refused, or scored no better than the version before."""
-    days_degraded: int
-    """Days of windows in which it scored below always retraining by more than the declared loss to the champion."""
-    seconds: float
-    """CPU seconds of its fits, each counted in full though others share it."""
-    series: list[float]
-    """Quality by window."""
-    trained: list[str] = []
-    promoted: list[str] = []
-    alarmed: list[str] = []
-    """Days, ISO."""
-    failed: list[str] = []
-    """Nights on which no version could be fitted, and why."""
 
 
 class Table:
@@ -88,38 +37,25 @@ class Table:
         self.windows = windows(self.model, first.nights[0], until)
         self.truth = {since: _truth(first, since, self.model.monitoring.window, until) for since in self.windows}
         self.series = {branch.named.name: self._series(branch) for branch in branches}
-        self.random = np.random.default_rng(SEED)
 
     def mean(self, values: np.ndarray) -> Interval:
         """The mean over windows with its interval. `values`: (windows,)."""
-        drawn = values[self.random_windows(len(values))].mean(axis=1)
+        drawn = values[np.random.default_rng(SEED).integers(len(values), size=(DRAWS, len(values)))].mean(axis=1)
         tail = (1 - self.model.gates.confidence) / 2
         low, high = np.quantile(drawn, [tail, 1 - tail])
         return Interval(*(round(float(each), DIGITS) for each in (values.mean(), low, high)))
 
-    def random_windows(self, count: int) -> np.ndarray:
-        """Which windows are drawn: int (draws, count); the same in every comparison."""
-        return np.random.default_rng(SEED).integers(count, size=(DRAWS, count))
-
-    def better(self, branch: Branch, after: str, before: str, since: datetime, until: datetime) -> bool:
-        """Whether one version scores above another on the days of [since, until)."""
-        gains = []
-        for start in pd.date_range(midnight(since), until, freq=self.model.monitoring.window):
-            if (known := self.truth_of(branch, start.to_pydatetime(), until)) is not None:
-                days, rows, label = known
-                ours, theirs = (
-                    np.concatenate([branch.common.answers(tag, day) for day in days])[rows] for tag in (after, before)
-                )
-                gains.append(score(self.model, label, ours) - score(self.model, label, theirs))
-        return bool(gains) and float(np.nanmean(gains)) > 0
-
-    def truth_of(
-        self, branch: Branch, since: datetime, until: datetime
-    ) -> tuple[list[datetime], np.ndarray, np.ndarray] | None:
-        """Days, rows and labels of the window from `since`; None where nothing has matured."""
-        if since + self.model.monitoring.window > min(until, midnight(self.until - self.model.examples.label_matures)):
-            return None
-        return self.truth.get(since) or _truth(branch, since, self.model.monitoring.window, self.until)
+    def gain(self, branch: Branch, since: datetime, ours: str, theirs: str) -> float:
+        """How far one version scores above another in the window from `since`; NaN where no label has matured."""
+        span = self.model.monitoring.window
+        if since + span > midnight(self.until - self.model.examples.label_matures):
+            return float("nan")
+        days, rows, label = self.truth.get(since) or _truth(branch, since, span, self.until)
+        scores = [
+            score(self.model, label, np.concatenate([branch.common.answers(tag, day) for day in days])[rows])
+            for tag in (ours, theirs)
+        ]
+        return scores[0] - scores[1]
 
     def _series(self, branch: Branch) -> np.ndarray:
         found = []
@@ -164,7 +100,6 @@ def outcome(table: Table, branch: Branch) -> Outcome:
         vetoes=len(branch.vetoed),
         alarms=len(alarmed) if looked else None,
         false_alarms=sum(_false(table, branch, as_of) for as_of in alarmed) if looked else None,
-        days_degraded=0,
         seconds=round(sum(fits.read(order).spent for order in {each.key: each for each in branch.orders}.values()), 1),
         series=[round(float(each), DIGITS) for each in series],
         trained=[f"{entry.as_of:%Y-%m-%d}" for entry in versions[1:]],
@@ -215,18 +150,13 @@ def _alarm(branch: Branch, version: int, as_of: datetime) -> bool:
 
 def _false(table: Table, branch: Branch, as_of: datetime) -> bool:
     """Whether the training of an alarmed night led to nothing better; an alarm that led to none is not counted."""
-    made = [entry for entry in branch.ledger.entries(table.model.name, "version") if entry.as_of == as_of]
-    if not made:
+    made = next((each for each in branch.ledger.entries(table.model.name, "version") if each.as_of == as_of), None)
+    before = reigning(branch.reigns, as_of)
+    if made is None or before is None:
         return False
-    if not made[0].body["passed"]:
+    if not made.body["passed"]:
         return True
-    before = [
-        reign
-        for reign in branch.reigns
-        if datetime.fromisoformat(reign.as_of) <= as_of and reign.tag != made[0].body["tag"]
-    ]
-    until = min(midnight(as_of) + TRIED * table.model.monitoring.window, table.until)
-    matured = midnight(table.until - table.model.examples.label_matures)
-    if not before or midnight(as_of) + table.model.monitoring.window > matured:
-        return False  # its labels are not in
-    return not table.better(branch, made[0].body["tag"], before[-1].tag, as_of, until)
+    starts = [midnight(as_of) + number * table.model.monitoring.window for number in range(TRIED)]
+    gains = [table.gain(branch, since, made.body["tag"], before.tag) for since in starts]
+    known = [gain for gain in gains if np.isfinite(gain)]
+    return bool(known) and float(np.mean(known)) <= 0

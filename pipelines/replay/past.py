@@ -7,11 +7,11 @@ from theirs. What no policy can change (deliveries, parity, labels) is asked onc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import pandas as pd
@@ -22,13 +22,13 @@ from models import Model
 from monitoring.parity import Parity
 from monitoring.verdict import Fault
 from pipelines import examples, feature_tables, ingest, lake, night, predictions
-from pipelines.decision import DAY, midnight
+from pipelines.decision import DAY, Seen, midnight
 from pipelines.home import Home
 
 BATCH = timedelta(days=7)
 """What a root that has not lived through the past takes in at once, and so checks as one delivery."""
 NAMED = ("request_id", "instance", "example_id", "decision_time", "role")
-Remembered = dict[tuple[Any, ...], Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,12 @@ class Past:
         return self if window is None else replace(self, model=replace(self.model, training_window=window))
 
     def faults(self, since: datetime, until: datetime) -> list[Fault]:
-        """What ingest stopped in (since, until], each fault once."""
-        key = ("faults", since, until)
-        if key not in self._known:
-            self._known[key] = night.seen(self.at, self.model).faults(since, until)
-        return list(self._known[key])
+        """What ingest stopped in (since, until] and nothing had mended by then: see `decision.Seen`."""
+        return self._once(("faults", since, until), lambda: self._seen.faults(since, until))
+
+    def broken(self, since: datetime, until: datetime) -> bool:
+        """Whether ingest stopped anything in (since, until]: see `decision.Seen`."""
+        return self._once(("broken", since, until), lambda: self._seen.broken(since, until))
 
     def parity(self, day: datetime, as_of: datetime) -> Parity | None:
         """What the night found of the day's parity, where it was really lived through and served."""
@@ -82,18 +83,28 @@ class Past:
 
     def labels(self, asked: pd.DataFrame, since: datetime, until: datetime, *, as_of: datetime) -> pd.DataFrame:
         """`predictions.with_labels` of the rows asked in (since, until], by what was known at `as_of`."""
-        key = ("labels", since, until, as_of)
+        return self._once(
+            ("labels", since, until, as_of),
+            lambda: predictions.with_labels(self.at, self.model, asked, since, until, as_of=as_of),
+        )
+
+    def _once(self, key: tuple[Any, ...], ask: Callable[[], T]) -> T:
         if key not in self._known:
-            self._known[key] = predictions.with_labels(self.at, self.model, asked, since, until, as_of=as_of)
-        return self._known[key]
+            self._known[key] = ask()
+        found: T = self._known[key]
+        return found
 
     @cached_property
-    def _known(self) -> Remembered:
+    def _seen(self) -> Seen:
+        return night.seen(self.at, self.model)
+
+    @cached_property
+    def _known(self) -> dict[tuple[Any, ...], Any]:
         return {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process remembers for itself.
-        return {name: value for name, value in self.__dict__.items() if name != "_known"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_known", "_seen")}
 
 
 def open_past(live: Home, model: Model, since: datetime, until: datetime) -> Past:

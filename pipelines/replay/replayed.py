@@ -10,39 +10,20 @@ import msgspec
 import numpy as np
 
 from monitoring import budget
-from monitoring.quality import metric_name
+from monitoring.replayed import Interval, Outcome, Replayed
 from pipelines.replay import fits
+from pipelines.replay.advice import advise
 from pipelines.replay.branch import Branch
 from pipelines.replay.common import Common
 from pipelines.replay.frames import Frames
 from pipelines.replay.grammar import parse
-from pipelines.replay.outcome import Interval, Outcome, Table, always_of, compared, outcome
+from pipelines.replay.outcome import Table, always_of, compared, outcome
 from pipelines.replay.past import Past
 from pipelines.replay.policies import Chosen, Current, Every, Named, Never
 from pipelines.replay.walk import Told, build, walk
 
 RANDOM = 5
 """Times that as many retrainings are drawn at random."""
-
-
-class Replayed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a replay found."""
-
-    model: str
-    metric: str
-    since: str
-    until: str
-    windows: list[str]
-    """First day of each, ISO."""
-    window_days: int
-    outcomes: list[Outcome]
-    """As they were asked for; dummies last."""
-    current: str
-    always: str | None
-    choice: str
-    sentence: str
-    """Which policy to choose, and how sure that is."""
-    notes: list[str] = []
 
 
 def replay(
@@ -96,12 +77,15 @@ def _said(table: Table, branches: Sequence[Branch], rivals: Sequence[Branch]) ->
     found += [msgspec.structs.replace(outcome(table, each), dummy=True) for each in rivals]
     beside = [_against_random(table, each, rivals) for each in compared(table, found, current)]
     choice, sentence = choose(table, beside)
-    model = table.model
+    model, always = table.model, always_of(table)
+    calendar = next((each for each in branches if each.named.name == always), None)
+    declared = next(each for each in beside if each.policy == current)
     return Replayed(
-        model=model.name, metric=model.metric, since=f"{branches[0].nights[0]:%Y-%m-%d}",
+        model=model.name, owner=model.owner, metric=model.metric, since=f"{branches[0].nights[0]:%Y-%m-%d}",
         until=f"{table.until:%Y-%m-%d}", windows=[f"{each:%Y-%m-%d}" for each in table.windows],
-        window_days=model.monitoring.window.days, outcomes=beside, current=current, always=always_of(table),
+        word=budget.window_word(model.monitoring.window), outcomes=beside, current=current, always=always,
         choice=choice, sentence=sentence, notes=[note for each in beside if (note := _no_better_than_random(each))],
+        advice=advise(table, calendar, choice, declared) if calendar else None,
     )  # fmt: skip
 
 
@@ -154,8 +138,3 @@ def _listed(found: Sequence[Outcome]) -> str:
 
 def _signed(found: Interval) -> str:
     return f"{found.value:+.4f}, interval {found.low:+.4f} to {found.high:+.4f}"
-
-
-def metric_of(found: Replayed) -> str:
-    """What people call the metric."""
-    return metric_name(found.metric)
