@@ -76,7 +76,7 @@ def part(metric: str, name: str, floor: float, found: tuple[float, float, float]
 
 def metric_name(scorer: str) -> str:
     """What people call a scorer's number."""
-    return {"roc_auc": "AUC"}.get(scorer, scorer.removeprefix("neg_").replace("_", " "))
+    return {"roc_auc": "AUC", "roc_auc_ovr": "AUC"}.get(scorer, scorer.removeprefix("neg_").replace("_", " "))
 
 
 def meaning(scorer: str) -> str:

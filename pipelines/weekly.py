@@ -91,7 +91,8 @@ def _approval(ledger: Ledger, model: Model) -> Approval | None:
     gate = next(
         (g for g in body["gates"] if g["name"] == "not worse than the champion" and g["value"] is not None), None
     )
-    scale, unit = (100.0, "points") if model.task == "binary" else (1.0, model.metric.removeprefix("neg_"))
+    error = model.metric.startswith("neg_")  # it has units of its own; points are hundredths of what goes up to 1
+    scale, unit = (1.0, model.metric.removeprefix("neg_")) if error else (100.0, "points")
     gain, low, high = (scale * gate[part] for part in ("value", "low", "high")) if gate else (0.0, 0.0, 0.0)
     return Approval(version=body["version"], gain=gain, low=low, high=high, unit=unit)
 
