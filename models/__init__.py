@@ -1,6 +1,10 @@
 """The model contract: what is predicted, from what, judged how. One file a model.
 
 A new model is one file here: copy one, change the fields, run `headway models`. Nothing else has to change.
+
+A model of several classes is a binary one with four fields changed: `task="multiclass"`; `classes`, the names of three
+or more; a `metric` for several classes (`roc_auc_ovr`, `neg_log_loss`); and an `examples.sql` whose `label` is one of
+those names. The estimator is any classifier with `predict_proba`; it is fitted on the places of the classes.
 """
 
 from __future__ import annotations
