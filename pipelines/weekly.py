@@ -53,7 +53,7 @@ def gather(at: Home, model: Model, as_of: datetime) -> Week:
     told = [verdict for verdict in year if datetime.fromisoformat(verdict.as_of) > since]
     champions = history.champions(ledger, model.name, as_of)
     trained = history.trainings(ledger, model.name, as_of)
-    approval = _approval(ledger, model)
+    approval = _approval(ledger, model, as_of)
     seen = night.nights(at, model, since, until)
     # A window of which no full day is over yet says nothing.
     good = [each for each in quality(at, model, as_of) if each.week < until.date().isoformat()]
@@ -83,8 +83,8 @@ def span(model: Model, as_of: datetime) -> tuple[datetime, datetime]:
     return until - model.monitoring.window, until
 
 
-def _approval(ledger: Ledger, model: Model) -> Approval | None:
-    waiting = promotion.pending(ledger, model.name)
+def _approval(ledger: Ledger, model: Model, as_of: datetime) -> Approval | None:
+    waiting = [entry for entry in promotion.pending(ledger, model.name) if entry.as_of <= as_of]
     if not waiting:
         return None
     body = waiting[-1].body
