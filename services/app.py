@@ -26,6 +26,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from pipelines.home import Home, home, settle
+from services import catalogue
 from services.answers import iso
 from services.docs import Documentation
 from services.endpoint import Endpoint
@@ -174,14 +175,14 @@ class Service:
         """GET /v1/models: what is served, as far as the key opens it."""
         key = self.endpoint.authorize(exchange, None)
         served = self.endpoint.champions.served
-        listed = [served[name].summary() for name in sorted(served) if key is None or key.opens(name)]
+        listed = [catalogue.summary(served[name]) for name in sorted(served) if key is None or key.opens(name)]
         await exchange.answer(msgspec.json.encode({"models": listed}))
 
     async def model(self, exchange: Exchange) -> None:
         """GET /v1/models/{model}: one model and the request it takes."""
         model = exchange.params["model"]
         self.endpoint.authorize(exchange, model)
-        details = self.endpoint.find(model).details()
+        details = msgspec.to_builtins(catalogue.details(self.endpoint.find(model)))
         await exchange.answer(msgspec.json.encode({**details, "trials": self._trials(model)}))
 
     async def document(self, _: Request) -> Response:
@@ -239,8 +240,12 @@ class Service:
         """Each model with what serves and since when, its last refusal, each log's last failure, and the load."""
         champions = self.endpoint.champions
         models: dict[str, dict[str, Any]] = {
-            name: {key: champion.summary()[key] for key in ("version", "generation", "served_since")}
-            for name, champion in champions.served.items()
+            name: {
+                "version": served.pointer.version,
+                "generation": served.pointer.generation,
+                "served_since": iso(served.since),
+            }
+            for name, served in champions.served.items()
         }
         for name in models:
             models[name] |= {"trials": trials} if (trials := self._trials(name)) else {}

@@ -9,32 +9,16 @@ event loop reads, sends and takes in new connections (uvloop accepts one each ti
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING
 
-from services.schema import Call
+from services.asked import Answered, Asked
 
 if TYPE_CHECKING:
-    from services.champion import Answered, Served
+    from services.champion import Served
 
 MOST_INSTANCES = 32
 """In a batch: about a millisecond."""
-
-
-def _unmarked(_: str) -> None:
-    """Nobody wants to know."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A call that is to be answered. `mark` is told the name of each step when it ends."""
-
-    call: Call
-    request_id: str
-    decision_time: datetime
-    mark: Callable[[str], None] = _unmarked
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,9 +15,8 @@ import numpy as np
 from pipelines.matrix import filled
 from pipelines.package import Packaged
 from pipelines.pointers import Pointer
-from services import catalogue
 from services.answers import Answer, Degraded, Record, Role, iso
-from services.batches import Asked
+from services.asked import Answered, Asked
 from services.kinds import Kind, kind
 from services.lookup import Lookup
 from services.refusals import Refused
@@ -27,19 +26,6 @@ ENCODER = msgspec.json.Encoder()
 QUICK_INSTANCES = 16
 Row = tuple[dict[str, Any], list[Degraded], Any]
 """What an instance's model was given, the gaps in it, and what it predicted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """A call that was answered: the body for its caller, and the lines for the durable log, one `Record` an instance.
-
-    `degraded` counts the instances for which some default stood in.
-    """
-
-    body: bytes
-    lines: bytes
-    instances: int
-    degraded: int
 
 
 @dataclass(frozen=True)
@@ -88,14 +74,6 @@ class Served:
         answers = [self._answered(one, list(islice(rows, len(one.call)))) for one in asked]
         _mark(asked, "write")
         return answers
-
-    def summary(self) -> dict[str, Any]:
-        """What a list of models says about it."""
-        return msgspec.to_builtins(catalogue.summary(self))
-
-    def details(self) -> dict[str, Any]:
-        """What its own page says: the summary, how it was made, how good it was, and the request it takes."""
-        return msgspec.to_builtins(catalogue.details(self))
 
     @cached_property
     def kind(self) -> Kind:

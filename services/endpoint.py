@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from features import HeadwayError
-from services.batches import Asked, Batches
+from services.asked import Answered, Asked
+from services.batches import Batches
 from services.exchange import Exchange, Gone
 from services.keys import Key, KeyRing, unasked
 from services.log import DurableLog, LogUnavailable
@@ -22,7 +23,7 @@ from services.schema import Call
 from services.settings import Settings
 
 if TYPE_CHECKING:
-    from services.champion import Answered, Served
+    from services.champion import Served
     from services.swap import Champions
 
 THREADS = 4

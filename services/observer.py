@@ -20,7 +20,8 @@ from services.told import Told
 from services.tracing import Traces
 
 if TYPE_CHECKING:
-    from services.champion import Answered, Served
+    from services.asked import Answered
+    from services.champion import Served
 
 HUNG_UP = 499
 """What is counted for a caller who went away before the answer, as other servers do."""

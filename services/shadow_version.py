@@ -15,7 +15,7 @@ from pipelines.home import Home
 from pipelines.matrix import filled
 from pipelines.pointers import Pointer, Trial
 from services.answers import Record
-from services.batches import Asked
+from services.asked import Asked
 from services.kinds import kind
 from services.refusals import Refused
 from services.schema import Call

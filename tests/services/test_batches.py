@@ -14,8 +14,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from pipelines.home import Home
-from services.batches import MOST_INSTANCES, Asked, Batches
-from services.champion import QUICK_INSTANCES, Answered, Served
+from services.asked import Answered, Asked
+from services.batches import MOST_INSTANCES, Batches
+from services.champion import QUICK_INSTANCES, Served
 from services.refusals import Refused
 from tests.services import world
 from tests.services.test_app import PREDICT, service
