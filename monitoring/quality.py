@@ -9,6 +9,7 @@ from monitoring.pictures import MATURE, Score
 
 MEANINGS = {
     "roc_auc": "how often a case that comes true was rated above one that does not: 0.5 is a coin, 1 never errs",
+    "roc_auc_ovr": "how often a case of a class was rated above one of the others, over all classes: 0.5 is a coin",
     "accuracy": "the share of answers that were right",
     "balanced_accuracy": "the share of right answers, each outcome counting alike however rare it is",
     "neg_log_loss": "how surprising the outcomes were to the chances that were told: 0 is foreseeing all",
