@@ -23,7 +23,7 @@ import features
 import models
 from models import Model
 from monitoring.parity import Parity
-from pipelines import night, package, promotion, retraining
+from pipelines import archive, night, package, promotion, retraining, weekly
 from pipelines.asking import Caller
 from pipelines.cli import main
 from pipelines.home import PROJECT, Home, utc
@@ -110,6 +110,19 @@ def test_what_a_whole_day_was_served_is_what_training_computes(uninterrupted: Ho
     assert found.parity.rows == found.profile.rows == len(logged(asked)) > 300
     assert found.parity.differences == []
     assert not found.parity.breach
+
+
+def test_the_weekly_page_links_to_the_full_report_and_the_archive_has_it(
+    uninterrupted: Home, home: Home, model: Model
+) -> None:
+    at = copy(uninterrupted, home)
+    written = weekly.weekly(at, model, AS_OF)
+    report = at.reports / f"{written.stem}.evidently.html"
+    assert f'href="{report.name}"' in written.read_text()
+    told = Ledger(at.ledger_url).entries(MODEL, "verdict")[0].body["sentence"]
+    (filed,) = archive.folder(at).glob("*/snapshots/*.json")
+    assert filed.name.startswith(f"{DAY:%Y%m%d}-")
+    assert all(told in path.read_text() for path in (report, filed))
 
 
 def test_a_night_run_after_its_own_retraining_is_the_night_before_it_to_the_byte(

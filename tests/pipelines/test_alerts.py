@@ -19,8 +19,9 @@ import pytest
 
 import models
 from features import HeadwayError
+from monitoring.first_line import first_line
 from monitoring.verdict import Fault, Verdict
-from pipelines import addresses, alerts, courier, outbox
+from pipelines import addresses, alerts, courier, outbox, weekly
 from pipelines.cli import main
 from pipelines.home import PROJECT, Home
 from pipelines.ledger import Ledger
@@ -141,6 +142,11 @@ def alert(model: str = MODEL, as_of: datetime = AS_OF) -> outbox.Alert:
     return found
 
 
+def told_of(verdict: Verdict) -> str:
+    """The first line of the weekly page after such a night."""
+    return first_line([verdict], since=verdict.as_of[:10])[1]
+
+
 def everything_kept(at: Home) -> str:
     return "".join(path.read_text() for path in at.room("alerts").rglob("*.json"))
 
@@ -151,7 +157,8 @@ def test_webhook_and_mail_carry_the_first_line_once(home: Home, hook: Hook, post
         outbox.tell(home, alert())
     (posted,), (mailed,) = hook.got, postbox.got
     letter = message_from_string(mailed, policy=policy.default)
-    line = "Look at `wind_mast`: the wind mast has sent nothing since Tuesday"
+    line = told_of(vetoed())
+    assert line == "Look at `wind_mast`: the wind mast has sent nothing since Tuesday"
     assert posted["title"] == letter["Subject"] == f"{MODEL}: {line}"
     assert letter["To"] == "owner@example.org"
     assert f"headway report {MODEL}" in posted["message"]
@@ -282,7 +289,8 @@ def test_flows_tell_and_do_not_fail_for_what_they_cannot_tell(root: Home, hook: 
     with Stack(root, parts=("server",)) as up:
         night, failed = (flow(run.format(name), hook, up) for name in (MODEL, OTHER))
     assert night.returncode == 0, night.stderr
-    assert list(alerts.unsent(root, models.load(MODEL), AS_OF - DAY, AS_OF)[0].unsent) == ["json #1"]
+    (unsent,) = weekly.gather(root, models.load(MODEL), AS_OF).unsent
+    assert (unsent.to, unsent.line) == ("json #1", told_of(vetoed()))
     assert failed.returncode
     (told,) = hook.got
     assert told["title"].startswith(f"{OTHER}: Look at the check flow: it failed: {OTHER} has no champion to judge")
