@@ -65,13 +65,9 @@ def next_step(week: Week) -> str:
     """What follows from the first line, for whoever reads it; empty on a quiet week."""
     live = week.champions[-1].version if week.champions else None
     stays = f"version {live} keeps answering" if live else "nothing is promoted"
-    faults = week.verdicts[-1].evidence.faults if week.verdicts else []
-    broken = {fault.source for fault in faults}
-    held = next((each.command for each in week.quarantine if each.command and each.source in broken), "")
     undo = f" To undo it: `headway rollback {week.model}`." if len(week.champions) > 1 else ""
     said: dict[State, str] = {
-        "fault": f"Mend the source. Until then nothing is retrained, and {stays}."
-        + (f" `{held}` shows what is held." if held else ""),
+        "fault": _mend(week, stays),
         "parity": f"Find out why serving and training disagree: the first example is below. Until then nothing is "
         f"retrained or promoted, and {stays}.",
         "approve": f"Read below what it was put through, then run `headway approve {week.model}`. Until then {stays}.",
@@ -86,6 +82,16 @@ def next_step(week: Week) -> str:
 def plain(text: str) -> str:
     """A sentence without its examples and chances, days as people say them: those figures stand below."""
     return ISO_DAY.sub(lambda found: day(found[0]), CHANCES.sub("", EXAMPLES.sub("", text)))
+
+
+def _mend(week: Week, stays: str) -> str:
+    """What to do about a fault, and the command that shows the rows that it cost."""
+    broken = {fault.source for fault in week.verdicts[-1].evidence.faults} if week.verdicts else set()
+    held = [each for each in week.quarantine if each.source in broken]
+    if held and not any(each.stands for each in held):
+        return f"The source has sent good data since: there is nothing to mend. Nothing was retrained, and {stays}."
+    shown = next((f" `{each.command}` shows what is held." for each in held if each.stands and each.command), "")
+    return f"Mend the source. Until then nothing is retrained, and {stays}.{shown}"
 
 
 def _below(weeks: list[Quality]) -> str:

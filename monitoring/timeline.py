@@ -79,7 +79,7 @@ def timeline(champions: Sequence[Champion], marks: Sequence[Mark], until: str, d
         for place, name in enumerate(shown)
     ]
     step = math.ceil(72 / scale)
-    at = [begins + n * DAY for n in range(0, days + 1, step)]
+    at = [begins + n * DAY for n in range(0, days + 1, step) if n * scale < width - left - 26]
     return Timeline(
         width, 46 + TALL * len(rows) + 30, left, _reigns(champions, begins, x, x(until)), rows, x(until),
         x(due) if due else None, [(x(each.isoformat()), f"{each.day} {each:%b}") for each in at],

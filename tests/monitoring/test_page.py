@@ -153,6 +153,18 @@ def test_the_fault_names_the_input_that_went_missing(weeks: dict[str, page.Week]
     assert "changed value: both have a value" in text
 
 
+def test_a_fault_that_mended_itself_leaves_nothing_to_mend(weeks: dict[str, page.Week]) -> None:
+    def told(stands: bool) -> str:
+        kept = page.Quarantined("wind_mast", iso(0), "batch stopped", 18, "gone", stands, "headway quarantine show")
+        return next_step(msgspec.structs.replace(weeks["fault"], quarantine=[kept]))
+
+    assert told(True) == (
+        "Mend the source. Until then nothing is retrained, and version 13 keeps answering. "
+        "`headway quarantine show` shows what is held."
+    )
+    assert told(False).startswith("The source has sent good data since: there is nothing to mend.")
+
+
 def test_hostile_text_stays_text(weeks: dict[str, page.Week]) -> None:
     base = weeks["fault"]
     hostile = msgspec.structs.replace(
