@@ -43,7 +43,7 @@ PUNCTUALITY = replace(
     monitoring=Monitoring(false_alarms_per_year=4.0, window=timedelta(days=6), parity_sample=200, expected_gain=False),
     retraining=replace(LIKE.retraining, cooldown=timedelta(days=5)),
     estimator=estimator,
-    training_window=timedelta(weeks=8),
+    training_window=timedelta(weeks=5),
 )
 assert PUNCTUALITY.examples.sql != LIKE.examples.sql
 
