@@ -62,24 +62,18 @@ def render(found: Replayed) -> str:
             found=found,
             title=f"{found.model}: replay of {found.since} to {found.until}",
             real=real,
-            dummies=_pooled([each for each in found.outcomes if each.dummy]),
             metric=metric_name(found.metric),
             lower_is_better=found.metric.startswith("neg_"),
             charts=[(size, lines(found, real, width, height)) for size, width, height in SIZES],
             courses=[
-                (each, [(size, course(found, each, never, width)) for size, width in (("wide", 460), ("narrow", 330))])
+                (each, [(size, course(found, each, never, width)) for size, width in (("wide", 430), ("narrow", 330))])
                 for each in real
                 if each is not never
             ],
-            shown=lambda value: shown(found.metric, value),
+            shown=found.shown,
             never=never,
         )
     )
-
-
-def shown(metric: str, value: float) -> str:
-    """A quality as people read it: an error with its sign turned."""
-    return f"{-value if metric.startswith('neg_') else value:.4f}"
 
 
 def lines(found: Replayed, real: Sequence[Outcome], width: int, height: int) -> Lines:
@@ -153,11 +147,3 @@ def _kind(found: Replayed, each: Outcome) -> str:
     if each.policy == found.current:
         return "current"
     return "never" if not each.retrainings else "other"
-
-
-def _pooled(dummies: Sequence[Outcome]) -> list[tuple[str, int, float, int]]:
-    """(what it is, retrainings, mean quality, draws) of the dummies, all draws of one kind together."""
-    kinds: dict[tuple[str, int], list[float]] = {}
-    for each in dummies:
-        kinds.setdefault((each.policy.split()[0], int(each.policy.split()[1])), []).append(each.quality.value)
-    return [(kind, count, sum(values) / len(values), len(values)) for (kind, count), values in sorted(kinds.items())]

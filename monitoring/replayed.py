@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+DUMMIES = {"random": "at random", "fixed": "evenly spaced"}
+
 
 class Interval(msgspec.Struct, frozen=True):
     """A mean over windows, with the interval that drawing windows with replacement gives it."""
@@ -109,3 +111,19 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     def chosen(self) -> Outcome:
         """The policy to choose."""
         return next(each for each in self.outcomes if each.policy == self.choice)
+
+    @property
+    def dummies(self) -> list[tuple[str, int, float, int]]:
+        """(what it is, retrainings, mean quality, draws) of the dummies, all draws of one kind together."""
+        kinds: dict[tuple[str, int], list[float]] = {}
+        for each in self.outcomes:
+            if each.dummy:
+                kind, count = each.policy.split()[:2]
+                kinds.setdefault((DUMMIES[kind], int(count)), []).append(each.quality.value)
+        return [
+            (kind, count, sum(values) / len(values), len(values)) for (kind, count), values in sorted(kinds.items())
+        ]
+
+    def shown(self, value: float) -> str:
+        """A quality as people read it: an error with its sign turned."""
+        return f"{-value if self.metric.startswith('neg_') else value:.4f}"

@@ -79,8 +79,9 @@ class Relived(Branch):
     """A model's own past, with everything that live trainings and nights do, and nothing left out to save time."""
 
     def __init__(self, past: Past, frames: Frames, nights: Sequence[datetime]) -> None:
-        super().__init__(past, Served(frames, past.model), Named("as it was", Never()), nights)
-        self.model = past.model
+        self.served = Served(frames, past.model)
+        super().__init__(past, self.served, Named("as it was", Never()), nights)
+        self.served.versions, self.model = self._champions, past.model
         self.seen = Seen(self.ledger, self._nights, past.faults, past.broken, self._labelled, self._gain)
 
     def relive(self, entry: Entry) -> None:
@@ -117,7 +118,6 @@ class Relived(Branch):
         )
         fast = None if manifest.scorer == "pipeline" else compile(model.task, candidate.estimator, manifest.features)
         self._champions[manifest.tag] = Packaged(manifest, candidate.estimator, folder, fast)
-        self.common.versions = self._champions
         asked = self.ledger.find(entry.body["verdict"]) if entry.body.get("verdict") else None
         retraining.enter(
             self.ledger, self._folder, model, as_of, manifest, evaluation, actor=entry.actor, verdict=asked

@@ -137,8 +137,8 @@ class Branch:
             return False
         days = pd.date_range(until - self.model.monitoring.window, until, freq="D", inclusive="left")
         seen = [self.common.missing(day.to_pydatetime()) for day in days]
-        rows = sum(count for count, _ in seen)
-        return rows > 0 and bool((sum(gone for _, gone in seen) >= MISSING_FAULT * rows).any())
+        rows, gone = sum(count for count, _ in seen), np.sum([gone for _, gone in seen], axis=0)
+        return rows > 0 and bool((gone >= MISSING_FAULT * rows).any())
 
     def _train(self, as_of: datetime) -> Course:
         order = Order(self.past, self.common.frames.folder.name, as_of, evidence=not self.named.blind)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -23,6 +24,8 @@ from pipelines.replay.pool import pool
 from pipelines.replay.replayed import replay
 from pipelines.replay.walk import Told
 
+WIDTH = 132
+"""Of the table: it is read in files, too."""
 POLICIES = "weekly,4-weekly,drift,quality,drift or age > 8w,never,dummy"
 
 
@@ -37,7 +40,9 @@ def run(given: argparse.Namespace) -> int:
         past = open_past(at, model, since, until)
     with pool(at, given.cores or os.cpu_count() or 1, given.dask) as executor, progress() as told:
         found = replay(past, asked, since, until, executor, told, dummies=dummies)
-    console.print(table(found))
+    print(f"{found.model}, {found.since} to {found.until}\n")
+    Console(width=WIDTH).print(table(found))
+    print()
     for line in (found.sentence, *found.notes, *(found.advice.sentences if found.advice else ())):
         print(line)
     from monitoring import replay_page  # jinja2 is only wanted now
@@ -65,36 +70,26 @@ def progress() -> Iterator[Told]:
 
 
 def table(found: Replayed) -> Table:
-    """The outcomes as a table."""
-    shown = Table(
-        title=f"{found.model}, {found.since} to {found.until}", title_justify="left", box=None, pad_edge=False
-    )
-    heads = (
-        metric_name(found.metric),
-        "interval",
-        "kept",
-        "retrained",
-        "promoted",
-        "vetoed",
-        "alarms",
-        "false",
-        "degraded",
-        "CPU s",
-    )
-    shown.add_column("policy")
-    for head in heads:
-        shown.add_column(head, justify="right")
+    """The outcomes as a table; all draws of a dummy together."""
+    shown = Table(box=None, pad_edge=False, header_style="dim")
+    shown.add_column("policy", no_wrap=True)
+    heads = ("interval", "kept", "retrained", "promoted", "vetoed", "alarms", "false", "degraded", "CPU s")
+    for head in (metric_name(found.metric), *heads):
+        shown.add_column(head, justify="right", no_wrap=True)
     for each in found.outcomes:
-        shown.add_row(*_row(each))
+        if not each.dummy:
+            shown.add_row(*_row(found, each))
+    for name, count, value, draws in found.dummies:
+        of = f" (mean of {draws} draws)" if draws > 1 else ""
+        shown.add_row(f"[dim]{count} {name}{of}[/dim]", found.shown(value), "", "", str(count))
     return shown
 
 
-def _row(each: Outcome) -> list[str]:
-    turn = abs
-    quality = each.quality
+def _row(found: Replayed, each: Outcome) -> list[str]:
+    low, high = sorted((found.shown(each.quality.low), found.shown(each.quality.high)))
+    counts = (each.retrainings, each.promotions, each.vetoes, each.alarms, each.false_alarms)
     return [
-        each.policy, f"{turn(quality.value):.4f}", f"{turn(quality.low):.4f} to {turn(quality.high):.4f}",
-        "" if each.gain_kept is None else f"{each.gain_kept:.0%}", str(each.retrainings), str(each.promotions),
-        str(each.vetoes), "" if each.alarms is None else str(each.alarms),
-        "" if each.false_alarms is None else str(each.false_alarms), f"{each.days_degraded} d", f"{each.seconds:.0f}",
+        each.policy, found.shown(each.quality.value), f"{low} to {high}",
+        "" if each.gain_kept is None else f"{each.gain_kept:.0%}", *("" if n is None else str(n) for n in counts),
+        f"{each.days_degraded} d", f"{each.seconds:.0f}",
     ]  # fmt: skip

@@ -127,7 +127,7 @@ def holdout(folder: Path, frames: Frames) -> tuple[Frame, np.ndarray]:
 def declared(model: Model) -> str:
     """A digest of what is declared: the files of the model and its domain, and the packages they run on."""
     files = (f"models/{model.name}.py", f"features/{model.domain}.py", "requirements.lock")
-    digest = hashlib.sha256(repr(replace(model, estimator=repr, baselines={"none": repr})).encode())
+    digest = hashlib.sha256(repr(replace(model, estimator=object, baselines={"none": object}, policies={})).encode())
     for name in files:
         digest.update((PROJECT / name).read_bytes() if (PROJECT / name).exists() else b"")
     return digest.hexdigest()

@@ -24,6 +24,8 @@ from pipelines.replay.walk import Told, build, walk
 
 RANDOM = 5
 """Times that as many retrainings are drawn at random."""
+NEARLY_ALL = 0.85
+"""Share of what the best policy gains that is enough: below it, a retraining saved costs too much."""
 
 
 def replay(
@@ -110,25 +112,43 @@ def _no_better_than_random(each: Outcome) -> str:
 
 
 def choose(table: Table, found: Sequence[Outcome]) -> tuple[str, str]:
-    """The policy with the fewest retrainings among those that are not told apart from the best, and why."""
+    """The policy with the fewest retrainings among those that keep nearly all that the best one gains, and how sure.
+
+    Intervals do not choose: on a short past nothing is told apart, and never retraining would always be chosen.
+    """
     real = [each for each in found if not each.dummy]
-    best = max(real, key=lambda each: each.quality.value)
-    apart = {each.policy: table.mean(np.array(each.series) - np.array(best.series)) for each in real}
-    equals = [each for each in real if apart[each.policy].high >= 0]
-    choice = min(equals, key=lambda each: (each.retrainings, -each.quality.value))
-    others = [each for each in equals if each.policy != choice.policy]
+    best, never = max(real, key=lambda each: each.quality.value), min(real, key=lambda each: each.retrainings)
+    gain = best.quality.value - never.quality.value
+    near = [each for each in real if best.quality.value - each.quality.value <= (1 - NEARLY_ALL) * gain]
+    choice = min(near, key=lambda each: (each.retrainings, -each.quality.value))
+    same = [each for each in real if each is not choice and not apart(table, each, choice).tells]
     word = budget.window_word(table.model.monitoring.window)
-    always = always_of(table)
-    kept = ""
-    if choice.gain_kept is not None and always:
-        most = next(each.retrainings for each in real if each.policy == always)
-        kept = f" keeps {choice.gain_kept:.0%} of the gain of `{always}`" + (
-            f" with {choice.retrainings} retrainings in place of {most}" if choice.policy != always else ""
-        )
-    same = f"; {_listed(others)} {'is' if len(others) == 1 else 'are'} not told apart from it" if others else ""
     over = f" on these {len(table.windows)} {word}s"
-    why = kept or f" has the fewest retrainings ({choice.retrainings}) of those that are not told apart from the best"
-    return choice.policy, f"Choose `{choice.policy}`: it{why}{same}{over}"
+    return choice.policy, f"Choose `{choice.policy}`: {_kept(choice, real, always_of(table))}{_sure(same, never, over)}"
+
+
+def apart(table: Table, each: Outcome, other: Outcome) -> Interval:
+    """How far one policy's quality lies above another's, paired by window."""
+    return table.mean(np.array(each.series) - np.array(other.series))
+
+
+def _kept(choice: Outcome, real: Sequence[Outcome], always: str | None) -> str:
+    if choice.gain_kept is None or always is None:
+        return f"no policy gains more over never retraining, and it takes {choice.retrainings} retrainings"
+    if choice.policy == always:
+        return f"no other keeps {NEARLY_ALL:.0%} of what it gains over never retraining"
+    most = next(each.retrainings for each in real if each.policy == always)
+    kept = f"it keeps {choice.gain_kept:.0%} of the gain of `{always}`"
+    return f"{kept} with {choice.retrainings} retrainings in place of {most}"
+
+
+def _sure(same: Sequence[Outcome], never: Outcome, over: str) -> str:
+    """Which others might as well be chosen; whether any of it is told apart from doing nothing."""
+    if never in same:
+        return f"; but it is not told apart from `{never.policy}`{over}: replay a longer time to be sure"
+    if not same:
+        return f", and is told apart from every other policy{over}"
+    return f"; {_listed(same)} {'is' if len(same) == 1 else 'are'} not told apart from it{over}"
 
 
 def _listed(found: Sequence[Outcome]) -> str:
