@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from monitoring.history import Champion, Training, day
-from monitoring.page import Approval, Night, State, Week
+from monitoring.page import STOPPED, Approval, Night, State, Week
 from monitoring.quality import Quality, latest_parts
 from monitoring.verdict import Fault, Verdict
 
@@ -87,7 +87,7 @@ def plain(text: str) -> str:
 def _mend(week: Week, stays: str) -> str:
     """What to do about a fault, and the command that shows the rows that it cost."""
     broken = {fault.source for fault in week.verdicts[-1].evidence.faults} if week.verdicts else set()
-    held = [each for each in week.quarantine if each.source in broken]
+    held = [each for each in week.quarantine if each.source in broken and each.rule == STOPPED]
     if held and not any(each.stands for each in held):
         return f"The source has sent good data since: there is nothing to mend. Nothing was retrained, and {stays}."
     shown = next((f" `{each.command}` shows what is held." for each in held if each.stands and each.command), "")

@@ -34,6 +34,10 @@ class Night(msgspec.Struct, frozen=True):
     sentence: str
 
 
+STOPPED = "batch stopped"
+"""The rule of a delivery of which no row was kept."""
+
+
 class Quarantined(msgspec.Struct, frozen=True):
     """Rows that were kept out, and the rule that they broke."""
 

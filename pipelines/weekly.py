@@ -157,7 +157,7 @@ def _kept_out(item: quarantine.Item, model: Model, mended: bool) -> Quarantined:
     return Quarantined(
         source=each.source,
         when=each.until,
-        rule="batch stopped" if each.stops else "rows set aside",
+        rule=page.STOPPED if each.stops else "rows set aside",
         rows=item.rows,
         sentence=each.stops[0] + more if each.stops else "; ".join(each.notes),
         stands=item.rows > 0 and not (each.stops and (mended or item.replays)),
