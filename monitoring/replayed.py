@@ -120,9 +120,7 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
             if each.dummy:
                 kind, count = each.policy.split()[:2]
                 kinds.setdefault((DUMMIES[kind], int(count)), []).append(each.quality.value)
-        return [
-            (kind, count, sum(values) / len(values), len(values)) for (kind, count), values in sorted(kinds.items())
-        ]
+        return [(*kind, sum(values) / len(values), len(values)) for kind, values in sorted(kinds.items())]
 
     def shown(self, value: float) -> str:
         """A quality as people read it: an error with its sign turned."""

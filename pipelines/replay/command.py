@@ -13,13 +13,14 @@ from rich.table import Table
 
 import models
 from features import HeadwayError
+from models import Model
 from monitoring.quality import metric_name
 from monitoring.replayed import Outcome, Replayed
 from pipelines.files import write_bytes, write_json
-from pipelines.home import home, utc
+from pipelines.home import Home, home, utc
 from pipelines.progress import console, step
 from pipelines.replay.grammar import parse_all
-from pipelines.replay.past import open_past
+from pipelines.replay.past import Past, open_past
 from pipelines.replay.pool import pool
 from pipelines.replay.replayed import replay
 from pipelines.replay.walk import Told
@@ -30,8 +31,12 @@ POLICIES = "weekly,4-weekly,drift,quality,drift or age > 8w,never,dummy"
 
 
 def run(given: argparse.Namespace) -> int:
-    """Replay a model's past under some policies."""
+    """Replay a model's past under some policies, or relive what was really run. 1 when that comes out otherwise."""
     at, model = home(), models.load(given.model)
+    if given.relive:
+        return _relive(at, model)
+    if not (given.since and given.until):
+        raise HeadwayError("which nights? Say --from and --to, such as --from 2013-04-01 --to 2013-12-30")
     since, until = utc(given.since), utc(given.until)
     if since >= until:
         raise HeadwayError(f"--from {given.since} does not lie before --to {given.until}")
@@ -40,18 +45,35 @@ def run(given: argparse.Namespace) -> int:
         past = open_past(at, model, since, until)
     with pool(at, given.cores or os.cpu_count() or 1, given.dask) as executor, progress() as told:
         found = replay(past, asked, since, until, executor, told, dummies=dummies)
+    _show(at, found)
+    return 0
+
+
+def _show(at: Home, found: Replayed) -> None:
+    from monitoring import replay_page  # jinja2 is only wanted now
+
     print(f"{found.model}, {found.since} to {found.until}\n")
     Console(width=WIDTH).print(table(found))
     print()
     for line in (found.sentence, *found.notes, *(found.advice.sentences if found.advice else ())):
         print(line)
-    from monitoring import replay_page  # jinja2 is only wanted now
-
     page = at.reports / f"{found.name}.html"
     write_bytes(page, replay_page.render(found).encode())
     write_json(page.with_suffix(".json"), found)
     print(page)
-    return 0
+
+
+def _relive(at: Home, model: Model) -> int:
+    from pipelines.replay.again import again, linked
+
+    room = Home(at.room("replay", model.name))
+    with step(f"reliving all that the ledger tells of {model.name}"):
+        past = Past(linked(at, model.domain, room.root / "links"), model, room)
+        count, differences = again(at, past, "again")
+    print(f"{count} entries relived, {len(differences)} came out otherwise")
+    for each in differences:
+        print(f"  {each.key}: {', '.join(each.fields)}")
+    return 1 if differences else 0
 
 
 @contextmanager
