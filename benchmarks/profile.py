@@ -57,9 +57,9 @@ def frame(rows: int, count: int) -> pd.DataFrame:
 
 
 def profile(data: pd.DataFrame, features: list[Column]) -> Callable[[], Any]:
-    from monitoring.profile import fit_bins, take
+    from monitoring.profile import PAIRED, fit_bins, take
 
-    bins = fit_bins(data.head(REFERENCE_ROWS), features)
+    bins = fit_bins(data.head(REFERENCE_ROWS), features, [feature.name for feature in features[-PAIRED:]])
     return lambda: take(data, bins)
 
 

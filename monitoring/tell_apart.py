@@ -8,13 +8,11 @@ the others by the same means. Unlike the profiles it sees inputs that are each a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 import msgspec
 import numpy as np
 import pandas as pd
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.inspection import permutation_importance
-from sklearn.metrics import roc_auc_score
 
 from monitoring import budget
 from monitoring.profile import FeatureLike, to_float
@@ -42,6 +40,16 @@ class Apart(msgspec.Struct, frozen=True):
     """How many reference windows are harder to tell apart."""
     names: list[str] = []
     """The inputs that tell it apart, the strongest first; empty when it is no easier to tell than the others."""
+
+
+def windows(rows: pd.DataFrame, days: Sequence[str], window: timedelta) -> list[pd.DataFrame]:
+    """The rows as disjoint windows, oldest first, counted back from the last day.
+
+    Args:
+        days: ISO day of each row (n,).
+    """
+    age = pd.to_datetime(max(days)) - pd.to_datetime(pd.Series(days))
+    return [rows[(age // window == number).to_numpy()] for number in range(int(age.max() // window), -1, -1)]
 
 
 def tell_apart(
@@ -88,6 +96,10 @@ def _told(coded: Sequence[np.ndarray], number: int, seed: int, names: Sequence[s
 
     The window that is judged is the last: it is in no other window's comparison.
     """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.inspection import permutation_importance
+    from sklearn.metrics import roc_auc_score
+
     random = np.random.default_rng(seed)
     rest = np.concatenate([part for other, part in enumerate(coded[:-1]) if other != number])
     rest = rest[random.permutation(len(rest))[: len(coded[number])]]

@@ -21,6 +21,7 @@ from monitoring.drift import Drift, Input
 from monitoring.parity import Parity
 from monitoring.profile import Profile
 from monitoring.relation import Relation
+from monitoring.tell_apart import Apart
 
 Action = Literal["nothing", "retrain", "wait", "veto"]
 Cause = Literal["none", "data fault", "parity breach", "input drift", "relation drift", "age", "not enough history"]
@@ -63,6 +64,8 @@ class Evidence(msgspec.Struct, frozen=True):
     parity: Parity | None
     drift: Drift | None
     relation: Relation | None
+    apart: Apart | None = None
+    """Once one of both has raised an alarm: which inputs, taken together, tell the window from the reference's."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -106,6 +109,7 @@ def decide(
     parity: Parity | None = None,
     drift: Drift | None = None,
     relation: Relation | None = None,
+    apart: Apart | None = None,
     earlier: Sequence[bool] = (),
     gain: Gain | None = None,
     days_in: int | None = None,
@@ -129,12 +133,13 @@ def decide(
         parity: of the latest night; None when nothing was served.
         drift: None on nights when no window closed.
         relation: None when it was not judged tonight.
+        apart: None when nothing raised an alarm; it explains, and changes nothing.
         earlier: which of the champion's windows before this one alarmed, oldest first.
         gain: what retraining is expected to gain.
         days_in: days of the open window that are in, for the sentence on such nights.
         days, sources: see `missing_faults`.
     """
-    evidence = Evidence([*faults, *missing_faults(drift, days, sources)], parity, drift, relation)
+    evidence = Evidence([*faults, *missing_faults(drift, days, sources)], parity, drift, relation, apart)
     alarms = _alarms(model, earlier, evidence)
     confirmed = sum(alarms) >= model.monitoring.confirm[0]
     age = as_of - trained_as_of

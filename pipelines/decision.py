@@ -16,14 +16,17 @@ import pandas as pd
 
 import features
 from models import Model
-from monitoring import budget, drift, profile, relation, verdict
+from monitoring import budget, drift, profile, relation, tell_apart, verdict
 from monitoring.parity import Parity
 from monitoring.profile import Profile
 from monitoring.relation import Day
+from monitoring.tell_apart import Apart
 from monitoring.verdict import Fault, Gain, Verdict
+from pipelines import predictions
 from pipelines.ledger import Ledger
 from pipelines.package import Packaged
 from pipelines.promotion import Pointer
+from pipelines.retraining import DECIDED
 from pipelines.tasks import answers
 
 DAY = timedelta(days=1)
@@ -100,14 +103,29 @@ def _closed(seen: Seen, model: Model, as_of: datetime, pointer: Pointer, package
     days = _window(seen, until - window, until, pointer)
     labels = _surprise(seen, model, until - window, as_of, reference)
     tables = features.load(model.domain).tables_of(model.feature_service)
+    drifted = drift.judge(reference, days, window=window, alpha=level)
+    related = relation.judge(model.task, reference.surprise, labels, window=window, alpha=level)
+    alarm = drifted.alarm or related.alarm
     return {
-        "drift": drift.judge(reference, days, window=window, alpha=level),
-        "relation": relation.judge(model.task, reference.surprise, labels, window=window, alpha=level),
+        "drift": drifted,
+        "relation": related,
+        "apart": told_apart(seen, model, as_of, pointer, packaged) if alarm else None,
         "earlier": _earlier(seen, model, pointer, as_of),
         "gain": seen.gain(as_of, packaged) if model.monitoring.expected_gain else None,
         "days": days,
         "sources": {each.name: " and ".join(table.sources) for table in tables for each in table.features},
     }
+
+
+def told_apart(seen: Seen, model: Model, as_of: datetime, pointer: Pointer, packaged: Packaged) -> Apart | None:
+    """What tells the rows of the window that closed from those behind the champion; None where rows are not kept."""
+    _, until = day_before(as_of)
+    rows = seen.labelled(until - model.monitoring.window, until, as_of=as_of)
+    served, sample = predictions.served_features(rows[rows["digest"] == pointer.digest]), packaged.sample
+    if DECIDED not in sample or not {each.name for each in packaged.manifest.features} <= set(served):
+        return None
+    known = tell_apart.windows(sample, sample[DECIDED].tolist(), model.monitoring.window)
+    return tell_apart.tell_apart(known, served, packaged.manifest.features)
 
 
 def _earlier(seen: Seen, model: Model, pointer: Pointer, as_of: datetime) -> list[bool]:

@@ -33,6 +33,8 @@ from pipelines.tasks import columns, finite
 GOLDEN_ROWS, SAMPLE_ROWS, IMPORTANCE_ROWS, SEED = 20, 5000, 4000, 11
 HOLDOUT = "holdout"
 """Column of the sample: whether the version was not trained on the row."""
+DECIDED = "decision_day"
+"""Column of the sample: the ISO day of the row's decision."""
 
 
 @dataclass(frozen=True)
@@ -289,7 +291,8 @@ def make_reference(
         trained=np.arange(len(rows)) < len(trained),
         residual_sd=sd,
     )
-    kept = scored.assign(**{"label": rows["label"], HOLDOUT: np.arange(len(rows)) >= len(trained)})
+    known = {"label": rows["label"], DECIDED: profile.iso_days(rows["decision_time"])}
+    kept = scored.assign(**known, **{HOLDOUT: np.arange(len(rows)) >= len(trained)})
     sample = kept.sample(min(SAMPLE_ROWS, len(rows)), random_state=SEED)
     return reference, sample.sort_index()
 

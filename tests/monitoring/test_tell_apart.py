@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from datetime import timedelta
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from monitoring.tell_apart import Apart, tell_apart
+from monitoring.tell_apart import Apart, tell_apart, windows
 from tests.monitoring.worlds import Column
 
 FEATURES = (Column("left"), Column("right"), Column("still"), Column("place", "str"))
@@ -51,3 +53,9 @@ def test_the_same_rows_give_the_same_answer(known: list[pd.DataFrame]) -> None:
 def test_too_few_windows_say_so(known: list[pd.DataFrame]) -> None:
     found = tell_apart(known[:7], known[8], FEATURES)
     assert found == Apart("7 reference windows, at least 8 are needed", 7)
+
+
+def test_rows_fall_into_windows_counted_back_from_the_last_day() -> None:
+    days = ["2021-03-01", "2021-03-08", "2021-03-02", "2021-03-09", "2021-02-22"]
+    parts = windows(pd.DataFrame({"row": range(5)}, index=[9, 8, 7, 6, 5]), days, timedelta(days=7))
+    assert [part["row"].tolist() for part in parts] == [[4], [0, 2], [1, 3]]
