@@ -97,21 +97,32 @@ class Drift(msgspec.Struct, frozen=True):
         return found or self.inputs[: int(self.alarm)]
 
 
-def blocks(days: Mapping[str, Profile], window: timedelta) -> list[Profile]:
+def blocks(days: Mapping[str, Profile], window: timedelta, like: Sequence[str] = ()) -> list[Profile]:
     """The days as disjoint windows, oldest first, counted back from the last day.
 
     A block with fewer than 85 % of its days (6 of 7) is left out: half a week is not a week.
+
+    Args:
+        like: ISO days of a window that may lack some. The blocks then lack the same ones (of weeks, the same weekdays):
+            else a week without its Thursday would be odd by its weekdays alone.
     """
     length = round(window / timedelta(days=1))
+    kept = {_place(day, length) for day in like} or set(range(length))
     filled = {date.fromisoformat(day): profile for day, profile in days.items() if profile.rows}
+    filled = {day: profile for day, profile in filled.items() if _place(day.isoformat(), length) in kept}
     if not filled:
         return []
     last = max(filled)
     groups: dict[int, list[Profile]] = {}
     for day, profile in filled.items():
         groups.setdefault((last - day).days // length, []).append(profile)
-    full = math.ceil(NEARLY_ALL * length)
+    full = math.ceil(NEARLY_ALL * len(kept))
     return [add(groups[age]) for age in sorted(groups, reverse=True) if len(groups[age]) >= full]
+
+
+def _place(day: str, length: int) -> int:
+    """Each day of a window has another one; windows of a week have the same one on the same weekday."""
+    return date.fromisoformat(day).toordinal() % length
 
 
 def judge(reference: Reference, days: Mapping[str, Profile], *, window: timedelta, alpha: float) -> Drift:
@@ -123,9 +134,9 @@ def judge(reference: Reference, days: Mapping[str, Profile], *, window: timedelt
         window: the length of a window.
         alpha: level of this test, see `budget.alpha`.
     """
-    windows = blocks(reference.days, window)
-    word, n = budget.window_word(window), len(windows)
     filled = sorted(day for day, profile in days.items() if profile.rows)
+    windows = blocks(reference.days, window, filled)
+    word, n = budget.window_word(window), len(windows)
     blank = Drift("judged", False, "", alpha, n, budget.windows_needed(alpha))
     if len(filled) < math.ceil(NEARLY_ALL * round(window / timedelta(days=1))):
         sentence = f"only {len(filled)} days of this {word} have predictions"

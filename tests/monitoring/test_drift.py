@@ -149,6 +149,16 @@ def test_blocks_count_back_from_the_last_day_and_leave_out_broken_ones() -> None
     assert [block.rows for block in blocks(days, timedelta(days=7))] == [60, 70]
 
 
+def test_a_week_without_a_day_is_compared_with_weeks_without_that_weekday() -> None:
+    random = np.random.default_rng(14)
+    days = [rows(random).assign(temp=float(number % 7)) for number in range(91)]
+    known = reference(days[:84])
+    week = {iso(number): take(days[number], known.bins) for number in range(84, 91) if number != 87}
+    found = judge(known, week, window=timedelta(days=7), alpha=0.08)
+    assert (found.windows, found.status) == (12, "judged")
+    assert next(each for each in found.inputs if each.name == "temp").z == 0
+
+
 def test_distance_of_a_small_shift_is_what_the_docstring_says() -> None:
     from scipy.stats import norm
 
