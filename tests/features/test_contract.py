@@ -49,7 +49,7 @@ def test_an_unknown_field_is_named_beside_those_that_there_are(declared: Any) ->
 @pytest.mark.parametrize("declared", [WEATHER, TABLE, FLIGHTS, LATE])
 def test_each_required_field_is_asked_for_by_name(declared: Any) -> None:
     text = said(type(declared))
-    optional = {"request_features", "slices", "timezone", "approval", "keep_predictions"}
+    optional = {"request_features", "classes", "slices", "timezone", "approval", "keep_predictions", "policies"}
     for field in fields(declared):
         assert (f"  {field.name}: Field required" in text) == (field.name not in optional)
 
