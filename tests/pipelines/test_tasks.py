@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 import models
 from features import HeadwayError
 from models import Model
+from pipelines import gain
 from pipelines.frame import Frame, Split, every_class
 from pipelines.home import utc
 from pipelines.judge import LEAK, Gate, judge
@@ -165,6 +167,17 @@ def test_two_fits_that_differ_in_one_probability_are_told() -> None:
 
     found = gates(Restless)["determinism"]
     assert not found.passed and found.value == 1.0
+
+
+def test_what_a_refit_gains_is_told_of_all_the_chances_after_they_were_on_disk() -> None:
+    flat = np.full_like(CHANCES, 1 / 3)
+    kept = gain.Answers(
+        since="2013-03-01T00:00:00+00:00", until="2013-03-21T00:00:00+00:00", digest="d", days=list(map(str, DAYS)),
+        label=gain._listed(LABEL), champion=gain._listed(flat), refitted=gain._listed(CHANCES),
+    )  # fmt: skip
+    found = gain.told(MODEL, [msgspec.json.decode(msgspec.json.encode(kept), type=gain.Answers)])
+    assert found.value == pytest.approx(score(MODEL, LABEL, CHANCES) - 0.5, abs=1e-3)
+    assert found.low is not None and found.low > 0.1
 
 
 def test_a_class_without_a_row_to_learn_from_is_told() -> None:
