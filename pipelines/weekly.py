@@ -57,9 +57,9 @@ def gather(at: Home, model: Model, as_of: datetime) -> Week:
     seen = night.nights(at, model, since, until)
     # A window of which no full day is over yet says nothing.
     good = [each for each in quality(at, model, as_of) if each.week < until.date().isoformat()]
-    nights = _nights(since, until, as_of, told, champions, trained)
     wanted = [t for t in trained if t.as_of > since.isoformat() or (approval and t.version == approval.version)]
     inside, held = _quarantine(at, model, since, as_of)
+    nights = _nights(since, until, as_of, told, champions, trained, inside)
     state, line = first_line(
         told, since=begins, champions=champions, approval=approval, trainings=wanted, nights=nights
     )
@@ -104,6 +104,7 @@ def _nights(
     verdicts: Sequence[Verdict],
     champions: Sequence[Champion],
     trained: Sequence[Training],
+    kept_out: Sequence[Quarantined],
 ) -> list[page.Night]:
     """What each night found of its day, which is the one before."""
     judged = {_day_of(each.as_of): each for each in verdicts}
@@ -111,7 +112,23 @@ def _nights(
     made = {_day_of(each.as_of): each for each in trained}
     began = datetime.fromisoformat(champions[0].as_of) if champions else as_of
     days = [since + n * DAY for n in range((until - since) // DAY)]
-    return [_night(day, day + DAY > began, judged.get(day.date()), live, made) for day in days]
+    found = [_night(day, day + DAY > began, judged.get(day.date()), live, made) for day in days]
+    return [_with_stops(night, kept_out) for night in found]
+
+
+def _with_stops(night: page.Night, kept_out: Sequence[Quarantined]) -> page.Night:
+    """A night of a day on which a batch was stopped says so, though it may have been made good by then."""
+    there = [each for each in kept_out if each.rule == page.STOPPED and _ended(each.when) == night.date]
+    names = " and ".join(dict.fromkeys(f"`{each.source}`" for each in there))
+    if not there or night.status == "fault":
+        return night
+    after = "" if any(each.stands for each in there) else ", and came in good later"
+    return msgspec.structs.replace(night, sentence=f"{night.sentence}; a delivery of {names} was stopped{after}")
+
+
+def _ended(when: str) -> str:
+    """The day that a delivery's window ends on; midnight ends the day before."""
+    return (datetime.fromisoformat(when) - timedelta(microseconds=1)).date().isoformat()
 
 
 def _day_of(as_of: str) -> date:
