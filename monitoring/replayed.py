@@ -14,6 +14,11 @@ class Interval(msgspec.Struct, frozen=True):
     low: float
     high: float
 
+    @property
+    def tells(self) -> bool:
+        """Whether it is all on one side of nought."""
+        return self.low > 0 or self.high < 0
+
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What came of one policy. Quality is in units of the model's metric, larger is better."""

@@ -51,15 +51,21 @@ def judge(
         twin: the same estimator, fitted a second time on the same rows.
         fast: what will answer requests in the challenger's place; None: the challenger itself.
     """
-    holdout = parts.holdout
+    holdout, gates = parts.holdout, alone(model, estimator, parts)
     ours = predict(model, estimator, holdout.inputs)
+    gates.append(_determinism(ours, predict(model, twin, holdout.inputs)))
+    gates.append(_latency(model, estimator, holdout, fast))
+    return gates if champion is None else beside(model, holdout, ours, champion, gates)
+
+
+def alone(model: Model, estimator: Any, parts: Split) -> list[Gate]:
+    """The gates that hang on nothing but the challenger and its data: not on a champion, nor on this machine."""
+    holdout, ours = parts.holdout, predict(model, estimator, parts.holdout.inputs)
     gates = [_baseline(model, name, make(), parts, ours) for name, make in model.baselines.items()]
     gates += [_slice(model, part.name, part, holdout, ours) for part in model.slices]
     gates.append(_calibration(model, _labels(holdout), ours))
     gates.append(_leak(model, holdout))
-    gates.append(_determinism(ours, predict(model, twin, holdout.inputs)))
-    gates.append(_latency(model, estimator, holdout, fast))
-    return gates if champion is None else beside(model, holdout, ours, champion, gates)
+    return gates
 
 
 def beside(model: Model, holdout: Frame, ours: np.ndarray, champion: np.ndarray, gates: Sequence[Gate]) -> list[Gate]:

@@ -13,7 +13,9 @@ import msgspec
 import numpy as np
 import pandas as pd
 
+from models import Model
 from monitoring import verdict
+from monitoring.profile import Profile
 from monitoring.verdict import MISSING_FAULT, Verdict
 from pipelines import decision, package, promotion, retraining
 from pipelines.chain import Entry
@@ -57,7 +59,7 @@ class Branch:
     def course(self) -> Course:
         """Live through all nights. The first champion is trained on the first one, and put in charge whatever it is."""
         first, *rest = self.nights
-        yield from self._train(first)
+        yield from self._train(first, replace(self.model, approval=False))
         if not self.reigns and (made := self.ledger.last(self.model.name, "version")):
             self._promote(made, first, despite=True)
         for number, as_of in enumerate(rest, start=1):
@@ -99,6 +101,7 @@ class Branch:
             return
         pointer, packaged = reign
         if not self.named.blind:
+            yield from self._refer(as_of, pointer)
             self.look(as_of)
         trainings = [each.as_of for each in self.ledger.entries(self.model.name, "version")]
         tonight = Tonight(
@@ -123,9 +126,14 @@ class Branch:
         if self.named.blind:
             if not self._doubtful(as_of, pointer):
                 return False
+            yield from self._refer(as_of, pointer)
+        return self.look(as_of).action == "veto"
+
+    def _refer(self, as_of: datetime, pointer: Pointer) -> Course:
+        """Have the champion's reference made once a window of its reign closes: before that, nothing asks for it."""
+        if decision.closes(self.model, pointer, as_of):
             made = next(each for each in self.orders if each.key == self.common.key(pointer.tag))
             yield replace(made, evidence=True)
-        return self.look(as_of).action == "veto"
 
     def _doubtful(self, as_of: datetime, pointer: Pointer) -> bool:
         """Whether something tonight could be a veto: see `verdict.decide` and `verdict.missing_faults`."""
@@ -140,8 +148,8 @@ class Branch:
         rows, gone = sum(count for count, _ in seen), np.sum([gone for _, gone in seen], axis=0)
         return rows > 0 and bool((gone >= MISSING_FAULT * rows).any())
 
-    def _train(self, as_of: datetime) -> Course:
-        order = Order(self.past, self.common.frames.folder.name, as_of, evidence=not self.named.blind)
+    def _train(self, as_of: datetime, model: Model | None = None) -> Course:
+        order = Order(self.past, self.common.frames.folder.name, as_of)
         fitted = yield order
         if fitted.manifest is None:
             self.failed.append((as_of, fitted.error))
@@ -155,7 +163,9 @@ class Branch:
         self._champions[manifest.tag] = self.common.enlist(manifest, order)
         evaluation = Evaluation(list(gates), metrics, {}, np.empty(0), manifest.scorer, manifest.scorer_note)
         asked = self.ledger.find(f"verdict/{self.model.name}/{as_of.isoformat()}")
-        retraining.enter(self.ledger, self._folder, self.model, as_of, manifest, evaluation, actor=ACTOR, verdict=asked)
+        retraining.enter(
+            self.ledger, self._folder, model or self.model, as_of, manifest, evaluation, actor=ACTOR, verdict=asked
+        )
         self.reigns = promotion.reigns(self.ledger, self.model.name)
 
     def _approve(self, as_of: datetime) -> None:
@@ -187,14 +197,17 @@ class Branch:
         return [self._found(day.to_pydatetime()) for day in days]
 
     def _found(self, day: datetime) -> Night:
-        """What the night after a day finds: see `night.take_profile`."""
+        """What the night after a day finds: see `night.take_profile`. Profiles are looked at when a window closes, and
+        until then there are no bins for them."""
         pointer = reigning(self.reigns, day + DAY)
         assert pointer is not None
-        packaged = self._champions[pointer.tag]
+        packaged, taken = self._champions[pointer.tag], Profile(0, {}, {})
+        if (packaged.folder / package.REFERENCE).exists():
+            taken = self.common.profile(self.reigns, day, pointer.tag, lambda: packaged.reference.bins)
         return Night(
             model=self.model.name, day=day.date().isoformat(), as_of="", version=pointer.version,
             digest=pointer.digest, degraded=0, parity=self.past.parity(day, day + 2 * DAY), labels=0,
-            profile=self.common.profile(self.reigns, day, pointer.tag, lambda: packaged.reference.bins),
+            profile=taken,
         )  # fmt: skip
 
     def _labelled(self, since: datetime, until: datetime, *, as_of: datetime) -> pd.DataFrame:

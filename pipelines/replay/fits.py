@@ -4,8 +4,8 @@ A fit is a folder named by all that it follows from. It appears whole or not at 
 from those that are there. What hangs on a policy's champion is left out: a challenger is judged alone here, and put
 beside a champion where it meets one (`judge.beside`).
 
-One gate says nothing of the past, that the estimator gives the same answers when it is fitted again: live it doubles
-every fit, here it is taken to hold.
+Two gates say nothing of the past: that the estimator gives the same answers when it is fitted again, and that one
+answer takes no longer than it may. They are taken to hold.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from pipelines import lake, retraining
 from pipelines.files import read_json, write_json
 from pipelines.frame import Frame, Split, split
 from pipelines.home import PROJECT
-from pipelines.judge import DIGITS, judge
+from pipelines.judge import DIGITS, alone
 from pipelines.package import ESTIMATOR, REFERENCE, Manifest
 from pipelines.replay.frames import Frames, asked_columns
 from pipelines.replay.past import Past
@@ -54,7 +55,7 @@ class Order:
     evidence: bool = False
     """Whether the reference of monitoring is wanted too: only policies that look at it pay for it."""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Names the fit by all that it follows from."""
         model = self.past.model
@@ -69,7 +70,8 @@ class Order:
     @property
     def done(self) -> bool:
         """Whether all that is wanted is there."""
-        return (self.folder / (REFERENCE if self.evidence else FITTED)).exists()
+        there = (self.folder / FITTED).exists()
+        return there and (not self.evidence or (self.folder / REFERENCE).exists() or bool(read(self).error))
 
 
 class Fitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,20 +137,23 @@ def declared(model: Model) -> str:
 
 def state(past: Past, as_of: datetime) -> str:
     """A digest of the files that can hold what was known by an instant: by name, size and when they were written."""
-    return _states(past.at.root, past.model.domain, past.model.name, as_of.date().isoformat())
+    days, digests = _states(past.at.root, past.model.domain, past.model.name)
+    known = bisect_right(days, as_of.date().isoformat())
+    return digests[known - 1] if known else "nothing"
 
 
 @cache
-def _states(root: Path, domain: str, model: str, day: str) -> str:
-    sources = [root / "lake" / domain / source.name for source in features.load(domain).sources]
-    tables = [root / "snapshots" / domain / table.name for table in features.load(domain).tables]
-    digest = hashlib.sha256()
-    for folder in (*sources, *tables, root / "outcomes" / model):
-        for path in lake.days(folder):
-            if path.stem <= day:
-                stat = path.stat()
-                digest.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+def _states(root: Path, domain: str, model: str) -> tuple[list[str], list[str]]:
+    """The days there are files of, and for each the digest of all files up to it: listed once a process."""
+    folders = [root / "lake" / domain / source.name for source in features.load(domain).sources]
+    folders += [root / "snapshots" / domain / table.name for table in features.load(domain).tables]
+    paths = [path for folder in (*folders, root / "outcomes" / model) for path in lake.days(folder)]
+    digest, found = hashlib.sha256(), {}
+    for path in sorted(paths, key=lambda path: (path.stem, path)):
+        stat = path.stat()
+        digest.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        found[path.stem] = digest.hexdigest()
+    return list(found), list(found.values())
 
 
 @contextmanager
@@ -196,7 +201,7 @@ def _assemble(asked: Order) -> Split:
 def _alone(model: Model, parts: Split, fitted: Any) -> Evaluation:
     label, ours = parts.holdout.rows["label"].to_numpy(), predict(model, fitted, parts.holdout.inputs)
     found = score(model, label, ours)
-    gates = judge(model, fitted, parts, None, fitted)
+    gates = alone(model, fitted, parts)
     return Evaluation(gates, {"holdout": round(found, DIGITS)} if np.isfinite(found) else {}, {}, ours, "pipeline", "")
 
 

@@ -64,8 +64,8 @@ class _Walk:
             still, self.waiting = self.waiting, []
             for branch, course, asked in still:
                 future = self._future(asked)
-                if future.done():
-                    self._advance(branch, course, future.result())
+                if future.done() and future.result() and asked.done:
+                    self._advance(branch, course, read(asked))
                 else:
                     self.waiting.append((branch, course, asked))
             self._tell()
@@ -87,7 +87,11 @@ class _Walk:
         self._ahead(branch, asked)
 
     def _future(self, asked: Order) -> Future[Fitted]:
-        key = (asked.key, asked.evidence)
+        """What runs for an order: itself, or the same fit as another policy wants it, while that runs."""
+        key, other = (asked.key, asked.evidence), (asked.key, not asked.evidence)
+        beside = self.running.get(other)
+        if key not in self.running and beside is not None and not (asked.evidence and beside.done()):
+            return beside
         if key not in self.running:
             self.running[key] = self.executor.submit(order, asked)
         return self.running[key]

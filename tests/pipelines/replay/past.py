@@ -24,7 +24,7 @@ SMALL: Model = replace(
     slices=(),
     training_window=timedelta(days=21),
     holdout=timedelta(days=8),
-    gates=replace(DECLARED.gates, loss_to_champion=0.05),
+    gates=replace(DECLARED.gates, loss_to_champion=0.05, calibration=0.3),
     retraining=Retraining(max_age=timedelta(days=9), cooldown=timedelta(days=4)),
     monitoring=replace(DECLARED.monitoring, window=DAY, false_alarms_per_year=52.0),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from starlette.testclient import TestClient
 
 import features
 from features import HeadwayError
+from models import Retraining
 from pipelines import night, promotion, retraining
 from pipelines.asking import Caller
 from pipelines.home import Home
@@ -19,13 +21,15 @@ from pipelines.replay.again import again, linked
 from pipelines.replay.past import Past
 from services import keys
 from tests.history import DOMAIN, START, copy, history
-from tests.pipelines.replay.past import DAY, SMALL
+from tests.pipelines.replay import past as small
+from tests.pipelines.replay.past import DAY
 
 __all__ = ["history"]
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 NIGHT = START + DAY + timedelta(minutes=30)
+MODEL = replace(small.SMALL, retraining=Retraining(max_age=DAY, cooldown=DAY))
 
 
 @pytest.fixture
@@ -34,25 +38,25 @@ def lived(history: Home, home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
     at = copy(history, home)
     for room in ("registry", "bentoml", "keys"):
         shutil.rmtree(at.root / room, ignore_errors=True)
-    retraining.retrain(at, SMALL, START, actor="test")
+    retraining.retrain(at, MODEL, START, actor="test")
     ask(at, monkeypatch)
     night.refresh(at, DOMAIN, START + DAY)
-    verdict = night.night(at, SMALL, NIGHT)
+    verdict = night.night(at, MODEL, NIGHT)
     assert verdict.action == "retrain", verdict.sentence
-    standing = retraining.standing_verdict(at, SMALL, NIGHT)
-    retraining.retrain(at, SMALL, NIGHT, actor="prefect", verdict=standing)
+    standing = retraining.standing_verdict(at, MODEL, NIGHT)
+    retraining.retrain(at, MODEL, NIGHT, actor="prefect", verdict=standing)
     promotion.rollback(
-        Ledger(at.ledger_url), at.pointers, model=SMALL.name, as_of=NIGHT + timedelta(hours=1), actor="desk",
+        Ledger(at.ledger_url), at.pointers, model=MODEL.name, as_of=NIGHT + timedelta(hours=1), actor="desk",
         why="complaints", key="back",
     )  # fmt: skip
-    night.night(at, SMALL, NIGHT + DAY)
+    night.night(at, MODEL, NIGHT + DAY)
     return at
 
 
 def test_nights_that_were_really_run_come_out_again_to_the_byte(lived: Home, tmp_path: Path) -> None:
     before = [entry.hash for entry in Ledger(lived.ledger_url).entries()]
-    past = Past(linked(lived, DOMAIN, tmp_path / "links"), SMALL, Home(tmp_path / "room"))
-    kinds = [entry.kind for entry in Ledger(lived.ledger_url).entries(SMALL.name)]
+    past = Past(linked(lived, DOMAIN, tmp_path / "links"), MODEL, Home(tmp_path / "room"))
+    kinds = [entry.kind for entry in Ledger(lived.ledger_url).entries(MODEL.name)]
     assert kinds == ["version", "promotion", "verdict", "version", "promotion", "rollback", "verdict"]
     count, differences = again(lived, past, "again")
     assert (count, differences) == (len(kinds), [])
@@ -61,16 +65,16 @@ def test_nights_that_were_really_run_come_out_again_to_the_byte(lived: Home, tmp
 
 def test_what_was_not_so_is_told(lived: Home, tmp_path: Path) -> None:
     Ledger(lived.ledger_url).append(
-        "verdict", SMALL.name, as_of=NIGHT + 2 * DAY, body={"action": "nothing", "sentence": "made up"},
-        actor="night", key=f"verdict/{SMALL.name}/{(NIGHT + 2 * DAY).isoformat()}",
+        "verdict", MODEL.name, as_of=NIGHT + 2 * DAY, body={"action": "nothing", "sentence": "made up"},
+        actor="night", key=f"verdict/{MODEL.name}/{(NIGHT + 2 * DAY).isoformat()}",
     )  # fmt: skip
-    past = Past(linked(lived, DOMAIN, tmp_path / "links"), SMALL, Home(tmp_path / "room"))
+    past = Past(linked(lived, DOMAIN, tmp_path / "links"), MODEL, Home(tmp_path / "room"))
     _, differences = again(lived, past, "again")
     assert [(each.key.rpartition("/")[2][:10], each.fields) for each in differences] == [("2013-04-04", ["body"])]
 
 
 def test_a_root_without_a_past_says_so(home: Home, tmp_path: Path) -> None:
-    past = Past(home, SMALL, Home(tmp_path))
+    past = Past(home, MODEL, Home(tmp_path))
     with pytest.raises(HeadwayError, match="there is nothing to relive"):
         again(home, past, "again")
 
@@ -84,4 +88,4 @@ def ask(at: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADWAY_CLOCK", "request")
     with Caller("", key) as caller, TestClient(create_app(at), headers=caller._client.headers) as client:
         caller._client = client
-        caller.ask(at, SMALL, START + lag, START + timedelta(hours=6), known_by=START)
+        caller.ask(at, MODEL, START + lag, START + timedelta(hours=6), known_by=START)

@@ -76,7 +76,7 @@ def test_each_policy_trains_when_it_says_and_promotes_what_passes(branches: list
     weekly, waits, drift, never = branches
     assert trained(weekly) == ["2013-02-12", "2013-02-19", "2013-02-26"]
     assert trained(never) == ["2013-02-12"]
-    assert trained(waits) == [f"{SINCE + number * 3 * DAY:%Y-%m-%d}" for number in range(6)]
+    assert trained(waits) == [f"{SINCE + number * 3 * DAY:%Y-%m-%d}" for number in range(7)]
     made, promoted = waits.ledger.entries(kind="version"), waits.ledger.entries(kind="promotion")
     passed = [entry for entry in made[1:] if entry.body["passed"]]
     assert passed
