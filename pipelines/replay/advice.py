@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from monitoring import budget
-from monitoring.drift import number
 from monitoring.quality import metric_name
 from monitoring.replayed import Advice, Outcome, Staleness
 from pipelines.decision import DAY
@@ -65,7 +64,8 @@ def _sentences(table: Table, aged: Sequence[Staleness], needed: int, behind: int
     model, word = table.model, budget.window_word(table.model.monitoring.window)
     said = []
     if aged:
-        losses = ", ".join(f"{number(each.loss.value)} at {each.windows_old} {word}s" for each in aged)
+        old = [f"{each.windows_old} {word}{'s' * (each.windows_old > 1)}" for each in aged]
+        losses = ", ".join(f"{each.loss.value:.3f} at {age}" for each, age in zip(aged, old, strict=True))
         said.append(f"A model loses, in {metric_name(model.metric)}, against a fresh one: {losses}.")
     enough = "has" if behind >= needed else "has only"
     said.append(

@@ -6,8 +6,10 @@ known at each instant. The root is only read: what a night writes goes to a fold
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,10 @@ import numpy as np
 import pandas as pd
 
 from features import HeadwayError
-from pipelines import chain, gain, package, retraining
+from monitoring.parity import Parity
+from pipelines import chain, gain, night, package, retraining
 from pipelines.chain import Entry
-from pipelines.decision import Seen, midnight
+from pipelines.decision import DAY, Seen, midnight
 from pipelines.frame import split
 from pipelines.home import Home
 from pipelines.ledger import Ledger
@@ -28,6 +31,7 @@ from pipelines.package import Packaged
 from pipelines.promotion import reigns
 from pipelines.replay.branch import Branch
 from pipelines.replay.common import Common
+from pipelines.replay.fits import frames_of
 from pipelines.replay.frames import Frames
 from pipelines.replay.past import Past
 from pipelines.replay.policies import Named, Never
@@ -45,7 +49,7 @@ class Difference(msgspec.Struct, frozen=True):
     fields: list[str]
 
 
-def again(at: Home, past: Past, frames: str) -> tuple[int, list[Difference]]:
+def again(at: Home, past: Past) -> tuple[int, list[Difference]]:
     """Relive what the ledger of a root tells of a model.
 
     Returns:
@@ -56,7 +60,8 @@ def again(at: Home, past: Past, frames: str) -> tuple[int, list[Difference]]:
     told = Ledger(at.ledger_url).entries(past.model.name)
     if not told:
         raise HeadwayError(f"nothing happened to {past.model.name} on this root yet: there is nothing to relive")
-    relived = Relived(past, Frames(past, frames), [entry.as_of for entry in told])
+    past = replace(past, logged=True)
+    relived = Relived(past, Frames(past, frames_of(past)), [entry.as_of for entry in told])
     for entry in told:
         relived.relive(entry)
     found = {row["key"]: row for row in relived.ledger.rows()}
@@ -131,6 +136,10 @@ class Relived(Branch):
             return manifest
         return msgspec.structs.replace(manifest, code_commit=made.code_commit, lock_hash=made.lock_hash)
 
+    def _parity(self, day: datetime) -> Parity | None:
+        """Found anew, from what the log says was served."""
+        return night.check_parity(self.past.at, self.model, day + DAY)
+
     def _gain(self, as_of: datetime, packaged: Packaged) -> Any:
         return gain.expected(self.past.at, self.model, as_of, packaged)
 
@@ -155,4 +164,17 @@ def _difference(entry: Entry, row: dict[str, Any] | None) -> Difference | None:
         return Difference(entry.key, ["all of it"])
     said = chain.content(entry.kind, entry.model, as_of=entry.as_of, key=entry.key, actor=entry.actor, body=entry.body)
     fields = [name for name in TOLD if said[name] != row[name]]
+    if "body" in fields:
+        fields.remove("body")
+        fields += _apart(json.loads(said["body"]), json.loads(row["body"]), "body")
     return Difference(entry.key, fields) if fields else None
+
+
+def _apart(one: Any, other: Any, path: str) -> list[str]:
+    """Where two bodies differ, as far down as both have the same shape."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return [found for name in one for found in _apart(one[name], other[name], f"{path}.{name}")]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        parts = enumerate(zip(one, other, strict=True))
+        return [found for place, pair in parts for found in _apart(*pair, f"{path}[{place}]")]
+    return [path] if one != other else []

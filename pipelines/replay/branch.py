@@ -15,6 +15,7 @@ import pandas as pd
 
 from models import Model
 from monitoring import verdict
+from monitoring.parity import Parity
 from monitoring.profile import Profile
 from monitoring.verdict import MISSING_FAULT, Verdict
 from pipelines import decision, package, promotion, retraining
@@ -92,7 +93,7 @@ class Branch:
     def alarms(self, version: int, signal: Signal) -> list[bool]:
         """Which windows of a version's reign raised an alarm, oldest first; those of vetoed nights did not."""
         closed = [each for each in self.judged.values() if each.champion_version == version]
-        return [_raised(each, signal) for each in closed if verdict.alarmed(each) is not None]
+        return [raised(each, signal) for each in closed if verdict.alarmed(each) is not None]
 
     def _night(self, number: int, as_of: datetime) -> Course:
         reign = self.champion(as_of)
@@ -206,9 +207,12 @@ class Branch:
             taken = self.common.profile(self.reigns, day, pointer.tag, lambda: packaged.reference.bins)
         return Night(
             model=self.model.name, day=day.date().isoformat(), as_of="", version=pointer.version,
-            digest=pointer.digest, degraded=0, parity=self.past.parity(day, day + 2 * DAY), labels=0,
+            digest=pointer.digest, degraded=0, parity=self._parity(day), labels=0,
             profile=taken,
         )  # fmt: skip
+
+    def _parity(self, day: datetime) -> Parity | None:
+        return self.past.parity(day, day + 2 * DAY)
 
     def _labelled(self, since: datetime, until: datetime, *, as_of: datetime) -> pd.DataFrame:
         days = [day.to_pydatetime() for day in pd.date_range(since, until, freq="D", inclusive="left")]
@@ -218,7 +222,8 @@ class Branch:
         return rows.assign(**columns(self.model.classes, answers))
 
 
-def _raised(found: Verdict, signal: Signal) -> bool:
+def raised(found: Verdict, signal: Signal) -> bool:
+    """Whether a night's verdict holds this alarm; that of a vetoed night may be the fault's."""
     part = found.evidence.drift if signal == "drift" else found.evidence.relation
     return found.action != "veto" and part is not None and part.alarm
 

@@ -69,7 +69,7 @@ def _relive(at: Home, model: Model) -> int:
     room = Home(at.room("replay", model.name))
     with step(f"reliving all that the ledger tells of {model.name}"):
         past = Past(linked(at, model.domain, room.root / "links"), model, room)
-        count, differences = again(at, past, "again")
+        count, differences = again(at, past)
     print(f"{count} entries relived, {len(differences)} came out otherwise")
     for each in differences:
         print(f"  {each.key}: {', '.join(each.fields)}")

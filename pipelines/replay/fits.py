@@ -135,6 +135,12 @@ def declared(model: Model) -> str:
     return digest.hexdigest()
 
 
+def frames_of(past: Past) -> str:
+    """Names the frames of a past by all that they follow from."""
+    said = (declared(past.model), str(past.at.root), "logged" if past.logged else "")
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:24]
+
+
 def state(past: Past, as_of: datetime) -> str:
     """A digest of the files that can hold what was known by an instant: by name, size and when they were written."""
     days, digests = _states(past.at.root, past.model.domain, past.model.name)

@@ -24,6 +24,7 @@ from pipelines.decision import DAY, midnight
 from pipelines.examples import labelled
 from pipelines.files import replacing
 from pipelines.frame import Frame, with_features
+from pipelines.matrix import matrix
 from pipelines.predictions import asked_examples
 from pipelines.replay.past import Past
 
@@ -63,7 +64,7 @@ class Frames:
         asked = [self.past.asked(day) for day in days]
         rows = pd.concat(asked, ignore_index=True)
         given = asked_examples(rows)
-        inputs = with_features(self.past.at, self.past.model, given).inputs.add_prefix(INPUT)
+        inputs = self._joined(given).add_prefix(INPUT)
         table = pd.concat([rows, pd.DataFrame({HASH: hashes(given)}), inputs], axis=1)
         ends = np.cumsum([0, *map(len, asked)])
         for day, first, last in zip(days, ends, ends[1:], strict=False):
@@ -97,10 +98,16 @@ class Frames:
         built = self._built(asked["decision_time"])
         place = pd.Index(built[HASH]).get_indexer(pd.Index(hashes(asked)))
         if (lacking := place < 0).any():
-            fresh = with_features(self.past.at, self.past.model, asked[lacking]).inputs
+            fresh = self._joined(asked[lacking])
             place[lacking] = len(built) + np.arange(lacking.sum())
             built = pd.concat([built, fresh], ignore_index=True) if len(built) else fresh
         return built[[name for name in built if name != HASH]].take(place).reset_index(drop=True)
+
+    def _joined(self, asked: pd.DataFrame) -> pd.DataFrame:
+        if len(asked):
+            return with_features(self.past.at, self.past.model, asked).inputs
+        declared = features.load(self.past.model.domain).features_of(self.past.model.feature_service)
+        return matrix({feature.name: [] for feature in declared}, declared)
 
     def _built(self, instants: pd.Series) -> pd.DataFrame:
         """Hashes and inputs of the days in which these instants lie, as far as they were built; each hash once."""

@@ -18,7 +18,7 @@ from monitoring.replayed import Interval, Outcome
 from pipelines.decision import DAY, midnight
 from pipelines.judge import DIGITS
 from pipelines.replay import fits
-from pipelines.replay.branch import Branch
+from pipelines.replay.branch import Branch, raised
 from pipelines.replay.policies import Every, Never
 from pipelines.retraining import reigning
 from pipelines.scoring import score
@@ -90,7 +90,9 @@ def outcome(table: Table, branch: Branch) -> Outcome:
     versions = ledger.entries(model.name, "version")
     series = table.series[branch.named.name]
     looked = not branch.named.blind
-    alarmed = [each for each, found in branch.judged.items() if _alarm(branch, found.champion_version, each)]
+    alarmed = [
+        as_of for as_of, found in branch.judged.items() if any(raised(found, each) for each in branch.named.signals)
+    ]
     return Outcome(
         policy=branch.named.name,
         quality=table.mean(series),
@@ -140,12 +142,6 @@ def always_of(table: Table) -> str | None:
 
 def _never(table: Table) -> str | None:
     return next((each.named.name for each in table.branches if isinstance(each.named.policy, Never)), None)
-
-
-def _alarm(branch: Branch, version: int, as_of: datetime) -> bool:
-    evidence = branch.judged[as_of].evidence
-    alarm = any(part.alarm for part in (evidence.drift, evidence.relation) if part)
-    return alarm and branch.judged[as_of].action != "veto"
 
 
 def _false(table: Table, branch: Branch, as_of: datetime) -> bool:

@@ -38,6 +38,8 @@ class Past:
     at: Home
     model: Model
     room: Home
+    logged: bool = False
+    """Whether nothing was asked but what is in the log: else a day without a log was asked for all its examples."""
 
     def nights(self, since: datetime, until: datetime) -> list[datetime]:
         """When the model's nightly check was due in [since, until], by the hour and minute of its schedule."""
@@ -72,7 +74,7 @@ class Past:
         Columns: request_id, instance, example_id, decision_time, role, and `key.*` and `input.*`.
         """
         logged = predictions.predictions(self.at, self.model, day, day + DAY, roles=night.CHAMPION)
-        if len(logged):
+        if len(logged) or self.logged:
             return logged[[name for name in logged if name in NAMED or name.startswith(("key.", "input."))]]
         rows = examples.examples(self.at, self.model, day, day + DAY, as_of=day + DAY)
         domain, service = features.load(self.model.domain), self.model.feature_service

@@ -18,7 +18,6 @@ from monitoring.verdict import Verdict
 from pipelines.decision import DAY, midnight
 
 Signal = Literal["drift", "quality"]
-NAMES = ("input drift", "relation drift")
 
 
 @dataclass(frozen=True)
@@ -199,9 +198,22 @@ class Named:
         return _blind(self.policy)
 
     @property
+    def signals(self) -> frozenset[Signal]:
+        """Which alarms it looks at; both where that cannot be told."""
+        return _signals(self.policy)
+
+    @property
     def every(self) -> timedelta | None:
         """How far ahead its next training can be told; None when it cannot."""
         return self.policy.interval if isinstance(self.policy, Every) else None
+
+
+def _signals(policy: Policy) -> frozenset[Signal]:
+    if isinstance(policy, Or):
+        return frozenset().union(*(_signals(part) for part in policy.parts))
+    if isinstance(policy, Alarmed):
+        return frozenset({policy.signal})
+    return frozenset() if _blind(policy) else frozenset({"drift", "quality"})
 
 
 def _blind(policy: Policy) -> bool:

@@ -24,6 +24,8 @@ from pipelines.replay.walk import Told, build, walk
 
 RANDOM = 5
 """Times that as many retrainings are drawn at random."""
+NAMED = 3
+"""Others that a sentence names."""
 NEARLY_ALL = 0.85
 """Share of what the best policy gains that is enough: below it, a retraining saved costs too much."""
 
@@ -38,7 +40,7 @@ def replay(
     """
     policies = with_yardsticks(asked)
     nights = past.nights(since, until)
-    frames = Frames(past, fits.declared(past.model)[:24])
+    frames = Frames(past, fits.frames_of(past))
     build(past, frames, since, until, executor, told)
     common = Common(frames, past.model)
     branches = walk(past, common, policies, nights, executor, told)
@@ -78,7 +80,7 @@ def _said(table: Table, branches: Sequence[Branch], rivals: Sequence[Branch]) ->
     found = [outcome(table, each) for each in branches]
     found += [msgspec.structs.replace(outcome(table, each), dummy=True) for each in rivals]
     beside = [_against_random(table, each, rivals) for each in compared(table, found, current)]
-    choice, sentence = choose(table, beside)
+    choice, sentence = choose(table, beside, current)
     model, always = table.model, always_of(table)
     calendar = next((each for each in branches if each.named.name == always), None)
     declared = next(each for each in beside if each.policy == current)
@@ -86,7 +88,7 @@ def _said(table: Table, branches: Sequence[Branch], rivals: Sequence[Branch]) ->
         model=model.name, owner=model.owner, metric=model.metric, since=f"{branches[0].nights[0]:%Y-%m-%d}",
         until=f"{table.until:%Y-%m-%d}", windows=[f"{each:%Y-%m-%d}" for each in table.windows],
         word=budget.window_word(model.monitoring.window), outcomes=beside, current=current, always=always,
-        choice=choice, sentence=sentence, notes=[note for each in beside if (note := _no_better_than_random(each))],
+        choice=choice, sentence=sentence, notes=_no_better_than_random(beside),
         advice=advise(table, calendar, choice, declared) if calendar else None,
     )  # fmt: skip
 
@@ -102,16 +104,14 @@ def _random(named: Named) -> bool:
     return isinstance(named.policy, Chosen) and named.policy.seed is not None
 
 
-def _no_better_than_random(each: Outcome) -> str:
-    if each.against_random is None or each.against_random.low > 0:
-        return ""
-    return (
-        f"`{each.policy}` is not shown to beat as many retrainings ({each.retrainings}) at random nights: "
-        f"{_signed(each.against_random)}"
-    )
+def _no_better_than_random(found: Sequence[Outcome]) -> list[str]:
+    """Which policies have not shown that they see anything, in one line."""
+    blind = [each for each in found if each.against_random is not None and each.against_random.low <= 0]
+    told = [f"`{each.policy}` ({_signed(each.against_random)})" for each in blind if each.against_random]
+    return [f"Not shown to beat as many retrainings at random nights: {', '.join(told)}"] if told else []
 
 
-def choose(table: Table, found: Sequence[Outcome]) -> tuple[str, str]:
+def choose(table: Table, found: Sequence[Outcome], current: str) -> tuple[str, str]:
     """The policy with the fewest retrainings among those that keep nearly all that the best one gains, and how sure.
 
     Intervals do not choose: on a short past nothing is told apart, and never retraining would always be chosen.
@@ -120,11 +120,12 @@ def choose(table: Table, found: Sequence[Outcome]) -> tuple[str, str]:
     best, never = max(real, key=lambda each: each.quality.value), min(real, key=lambda each: each.retrainings)
     gain = best.quality.value - never.quality.value
     near = [each for each in real if best.quality.value - each.quality.value <= (1 - NEARLY_ALL) * gain]
-    choice = min(near, key=lambda each: (each.retrainings, -each.quality.value))
+    choice = min(near, key=lambda each: (each.retrainings, each.policy != current, -each.quality.value))
     same = [each for each in real if each is not choice and not apart(table, each, choice).tells]
     word = budget.window_word(table.model.monitoring.window)
     over = f" on these {len(table.windows)} {word}s"
-    return choice.policy, f"Choose `{choice.policy}`: {_kept(choice, real, always_of(table))}{_sure(same, never, over)}"
+    verb = "Keep" if choice.policy == current else "Choose"
+    return choice.policy, f"{verb} `{choice.policy}`: {_kept(choice, real, always_of(table))}{_sure(same, never, over)}"
 
 
 def apart(table: Table, each: Outcome, other: Outcome) -> Interval:
@@ -152,9 +153,10 @@ def _sure(same: Sequence[Outcome], never: Outcome, over: str) -> str:
 
 
 def _listed(found: Sequence[Outcome]) -> str:
-    names = [f"`{each.policy}` ({each.retrainings})" for each in found]
+    names = [f"`{each.policy}` ({each.retrainings})" for each in found[:NAMED]]
+    names += [f"{len(found) - NAMED} more"] if len(found) > NAMED else []
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def _signed(found: Interval) -> str:
-    return f"{found.value:+.4f}, interval {found.low:+.4f} to {found.high:+.4f}"
+    return f"{found.value:+.4f}, {found.low:+.4f} to {found.high:+.4f}"

@@ -58,7 +58,7 @@ def test_nights_that_were_really_run_come_out_again_to_the_byte(lived: Home, tmp
     past = Past(linked(lived, DOMAIN, tmp_path / "links"), MODEL, Home(tmp_path / "room"))
     kinds = [entry.kind for entry in Ledger(lived.ledger_url).entries(MODEL.name)]
     assert kinds == ["version", "promotion", "verdict", "version", "promotion", "rollback", "verdict"]
-    count, differences = again(lived, past, "again")
+    count, differences = again(lived, past)
     assert (count, differences) == (len(kinds), [])
     assert [entry.hash for entry in Ledger(lived.ledger_url).entries()] == before  # it was only read
 
@@ -69,14 +69,14 @@ def test_what_was_not_so_is_told(lived: Home, tmp_path: Path) -> None:
         actor="night", key=f"verdict/{MODEL.name}/{(NIGHT + 2 * DAY).isoformat()}",
     )  # fmt: skip
     past = Past(linked(lived, DOMAIN, tmp_path / "links"), MODEL, Home(tmp_path / "room"))
-    _, differences = again(lived, past, "again")
+    _, differences = again(lived, past)
     assert [(each.key.rpartition("/")[2][:10], each.fields) for each in differences] == [("2013-04-04", ["body"])]
 
 
 def test_a_root_without_a_past_says_so(home: Home, tmp_path: Path) -> None:
     past = Past(home, MODEL, Home(tmp_path))
     with pytest.raises(HeadwayError, match="there is nothing to relive"):
-        again(home, past, "again")
+        again(home, past)
 
 
 def ask(at: Home, monkeypatch: pytest.MonkeyPatch) -> None:
