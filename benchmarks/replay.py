@@ -70,7 +70,8 @@ def take_in(at: Home) -> None:
 
 def replayed(at: Home, given: argparse.Namespace) -> dict[str, Any]:
     """One replay from nothing: seconds, CPU seconds, peak megabytes and what the fits alone took."""
-    shutil.rmtree(at.root / "replay", ignore_errors=True)
+    for room in ("replay", "reports"):
+        shutil.rmtree(at.root / room, ignore_errors=True)
     command = [sys.executable, "-m", "benchmarks.replay", "--inside", "--to", given.until, "--policies", given.policies]
     began, spent = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, env=environment(at), cwd=PROJECT, capture_output=True, text=True, check=False)

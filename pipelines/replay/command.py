@@ -27,7 +27,7 @@ from pipelines.replay.walk import Told
 
 WIDTH = 132
 """Of the table: it is read in files, too."""
-POLICIES = "weekly,4-weekly,drift,quality,drift or age > 8w,never,dummy"
+POLICIES = "weekly,4-weekly,drift,quality,drift or age > 8w with cooldown 3w,never,dummy"
 
 
 def run(given: argparse.Namespace) -> int:
