@@ -361,7 +361,7 @@ def test_what_is_not_known_is_declined_with_the_reason(reason: str) -> None:
 
 def test_three_classes_are_declined() -> None:
     estimator = plain("binary", lambda: usual(LogisticRegression()), classes=3)
-    with pytest.raises(NotCompiled, match="does not give one answer"):
+    with pytest.raises(NotCompiled, match="does not give the answers of the task binary"):
         compile("binary", estimator, FEATURES)
 
 
