@@ -10,6 +10,8 @@ from typing import Any
 from features import HeadwayError
 from pipelines.home import Home, environment
 
+PATIENCE = "5s"
+"""How long a scheduler may take to answer."""
 IDLE = 30
 """Seconds after which a process without work ends."""
 
@@ -54,7 +56,7 @@ def _cluster(address: str) -> Iterator[Executor]:
     except ImportError:
         raise HeadwayError("--dask needs the package `distributed`: pip install distributed") from None
     try:
-        client = Client(address, timeout="10s")
+        client = Client(address, timeout=PATIENCE)
     except (OSError, ValueError) as error:
         raise HeadwayError(f"no Dask scheduler answers at {address} ({error}). Start one: `dask scheduler`.") from None
     with client:

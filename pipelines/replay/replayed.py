@@ -59,13 +59,14 @@ def with_yardsticks(asked: Sequence[Named]) -> list[Named]:
 
 def dummies_of(branches: Sequence[Branch]) -> list[Named]:
     """For each policy that looks at evidence: as many retrainings at random, and evenly spaced."""
+    window = branches[0].model.monitoring.window
     wanted: dict[int, list[str]] = {}
     for branch in branches:
         count = len(branch.ledger.entries(branch.model.name, "version")) - 1
         if not branch.named.blind and count > 0:
             wanted.setdefault(count, []).append(branch.named.name)
     return [
-        Named(_dummy_name(count, seed), Chosen(count, seed), dummy_of=tuple(names))
+        Named(_dummy_name(count, seed), Chosen(count, seed, window), dummy_of=tuple(names))
         for count, names in sorted(wanted.items())
         for seed in (*range(RANDOM), None)
     ]
