@@ -9,6 +9,7 @@ from datetime import datetime
 import msgspec
 import numpy as np
 
+from features import HeadwayError
 from monitoring import budget
 from monitoring.replayed import Interval, Outcome, Replayed
 from pipelines.replay import fits
@@ -17,7 +18,7 @@ from pipelines.replay.branch import Branch
 from pipelines.replay.common import Common
 from pipelines.replay.frames import Frames
 from pipelines.replay.grammar import parse
-from pipelines.replay.outcome import Table, always_of, compared, outcome
+from pipelines.replay.outcome import Table, always_of, compared, outcome, windows
 from pipelines.replay.past import Past
 from pipelines.replay.policies import Chosen, Current, Every, Named, Never
 from pipelines.replay.walk import Told, build, walk
@@ -40,6 +41,9 @@ def replay(
     """
     policies = with_yardsticks(asked)
     nights = past.nights(since, until)
+    if not nights or not windows(past.model, nights[0], nights[-1]):
+        word = budget.window_word(past.model.monitoring.window)
+        raise HeadwayError(f"no whole {word} lies in that time whose labels are in by its end. Replay a longer time.")
     frames = Frames(past, fits.frames_of(past))
     build(past, frames, since, until, executor, told)
     common = Common(frames, past.model)
@@ -124,7 +128,11 @@ def choose(table: Table, found: Sequence[Outcome], current: str) -> tuple[str, s
     choice = min(near, key=lambda each: (each.retrainings, each.policy != current, -each.quality.value))
     same = [each for each in real if each is not choice and not apart(table, each, choice).tells]
     word = budget.window_word(table.model.monitoring.window)
-    over = f" on these {len(table.windows)} {word}s"
+    count = len(table.windows)
+    over = f" on these {count} {word}s"
+    if count < budget.MIN_WINDOWS:
+        held = f"the labels of {count} {word}{'s' * (count > 1)} are in, {budget.MIN_WINDOWS} are needed"
+        return choice.policy, f"Too short to choose by: {held}; so far `{best.policy}` scored best"
     verb = "Keep" if choice.policy == current else "Choose"
     return choice.policy, f"{verb} `{choice.policy}`: {_kept(choice, real, always_of(table))}{_sure(same, never, over)}"
 
