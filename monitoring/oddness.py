@@ -148,7 +148,7 @@ def _together(bins: Bins, windows: Sequence[Profile]) -> tuple[np.ndarray, list[
     ends = np.array([owners[first[between]], owners[second[between]]])
     fisher = np.array([_fisher(window, len(owners))[first, second] for window in windows])
     apart = _apart(fisher[:, between], _FISHER_FLOOR)
-    for name in bins.together:
+    for name in bins.paired:
         its = np.flatnonzero((ends == name).any(axis=0))
         oddest = ends[:, its[np.abs(apart[-1, its]).argmax()]]
         z[:, names.index(name)] = z_scores(_root_mean(apart[:, its]), _PAIR_FLOOR)

@@ -61,7 +61,7 @@ class Numbers(msgspec.Struct, frozen=True, tag="numbers"):
         # Sorted, a bin is a slice: placing each value by itself costs six times as much.
         values = np.sort(to_float(column))  # NaN last
         present = values[: values.searchsorted(np.nan)]
-        low, high = (np.inf if bound is None else bound for bound in (self.low, self.high))
+        low, high = (np.inf, -np.inf) if self.low is None or self.high is None else (self.low, self.high)
         seen = present[present.searchsorted(low) : present.searchsorted(high, side="right")]
         inner = np.diff([0, *seen.searchsorted(self.edges), len(seen)]).tolist()
         finite = present[present.searchsorted(-np.inf, side="right") : present.searchsorted(np.inf)]
@@ -99,9 +99,14 @@ class Bins(msgspec.Struct, frozen=True):
     """The inputs of which products are summed, with mean and sd of the training rows (0 and 1 for a category)."""
 
     @property
+    def paired(self) -> list[str]:
+        """The inputs whose products are summed, in the order of the sums: that of a mapping does not outlast a file."""
+        return sorted(self.together)
+
+    @property
     def owners(self) -> list[str]:
         """To which input each column of the products belongs: a number has one, a category one for each value."""
-        kinds = [(name, self.columns[name]) for name in self.together]
+        kinds = [(name, self.columns[name]) for name in self.paired]
         return [
             name
             for name, kind in kinds
@@ -292,7 +297,7 @@ def _products(frame: pd.DataFrame, bins: Bins) -> list[float]:
     total = np.zeros((len(bins.owners) + 1,) * 2)
     for start in range(0, len(frame), CHUNK):
         part = frame.iloc[start : start + CHUNK]
-        columns = [column for name in bins.together for column in _standardised(part[name], name, bins)]
+        columns = [column for name in bins.paired for column in _standardised(part[name], name, bins)]
         rows = np.column_stack([np.ones(len(part)), *columns])
         total += rows.T @ rows
     return np.round(total[np.triu_indices(len(total))], 4).tolist()

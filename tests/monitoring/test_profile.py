@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pandas as pd
@@ -22,6 +24,7 @@ from monitoring.profile import (
     take,
     take_days,
 )
+from pipelines.files import read_json, write_json
 from tests.monitoring.worlds import FEATURES, IMPORTANCE, Column, iso, rows, steady_days
 
 NUMBERS = st.lists(st.floats(width=32) | st.none() | st.sampled_from([0.0, 1.0, 7.5]), min_size=1, max_size=60)
@@ -152,3 +155,14 @@ def test_mistakes_are_explained() -> None:
         fit_bins(data, [Column("prediction")])
     with pytest.raises(HeadwayError, match="0 profiles"):
         add([])
+
+
+def test_profiles_add_up_with_those_in_bins_that_were_kept_in_a_file(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    part = rows(random).assign(wind=lambda part: 3 * part["temp"] + random.normal(0, 0.1, len(part)))
+    bins = fit_bins(part, FEATURES, ["wind", "temp", "place"])
+    write_json(tmp_path / "bins.json", bins)
+    kept = read_json(tmp_path / "bins.json", Bins)
+    assert list(kept.together) != list(bins.together)  # a file has its own order
+    assert kept.owners == bins.owners
+    assert take(part, kept).together == take(part, bins).together
