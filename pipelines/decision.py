@@ -65,6 +65,8 @@ class Seen:
     """`predictions.labelled`: (since, until, as_of=...) to the answers given, with the labels known by then."""
     gain: Callable[[datetime, Packaged], Gain]
     """`gain.expected`: what retraining would gain, as of an instant."""
+    apart: Callable[[datetime, Pointer, Packaged], Apart | None]
+    """`told_apart`, of the answers in the log: it explains an alarm, and decides nothing."""
 
 
 def decide(seen: Seen, model: Model, as_of: datetime, pointer: Pointer, packaged: Packaged) -> Verdict:
@@ -109,7 +111,7 @@ def _closed(seen: Seen, model: Model, as_of: datetime, pointer: Pointer, package
     return {
         "drift": drifted,
         "relation": related,
-        "apart": told_apart(seen, model, as_of, pointer, packaged) if alarm else None,
+        "apart": seen.apart(as_of, pointer, packaged) if alarm else None,
         "earlier": _earlier(seen, model, pointer, as_of),
         "gain": seen.gain(as_of, packaged) if model.monitoring.expected_gain else None,
         "days": days,
@@ -117,10 +119,16 @@ def _closed(seen: Seen, model: Model, as_of: datetime, pointer: Pointer, package
     }
 
 
-def told_apart(seen: Seen, model: Model, as_of: datetime, pointer: Pointer, packaged: Packaged) -> Apart | None:
-    """What tells the rows of the window that closed from those behind the champion; None where rows are not kept."""
+def told_apart(
+    labelled: Callable[..., pd.DataFrame], model: Model, as_of: datetime, pointer: Pointer, packaged: Packaged
+) -> Apart | None:
+    """What tells the rows of the window that closed from those behind the champion; None where rows are not kept.
+
+    Args:
+        labelled: `predictions.labelled` of the model's log.
+    """
     _, until = day_before(as_of)
-    rows = seen.labelled(until - model.monitoring.window, until, as_of=as_of)
+    rows = labelled(until - model.monitoring.window, until, as_of=as_of)
     served, sample = predictions.served_features(rows[rows["digest"] == pointer.digest]), packaged.sample
     if DECIDED not in sample or not {each.name for each in packaged.manifest.features} <= set(served):
         return None

@@ -20,7 +20,7 @@ from monitoring import parity, profile
 from monitoring.parity import Parity
 from monitoring.verdict import Fault, Verdict
 from pipelines import decision, feature_tables, gain, outcomes, package, predictions, promotion, skew
-from pipelines.decision import Night, Seen, day_before
+from pipelines.decision import Night, Seen, day_before, told_apart
 from pipelines.files import read_json, write_json
 from pipelines.frame import with_features
 from pipelines.home import Home
@@ -181,13 +181,15 @@ def judge(at: Home, model: Model, as_of: datetime) -> Verdict:
 
 def seen(at: Home, model: Model) -> Seen:
     """What a night's decision may look at, of this root."""
+    labelled = partial(predictions.labelled, at, model)
     return Seen(
         ledger=Ledger(at.ledger_url),
         nights=partial(nights, at, model),
         faults=partial(_faults, at, model),
         broken=partial(_broken, at, model),
-        labelled=partial(predictions.labelled, at, model),
+        labelled=labelled,
         gain=partial(gain.expected, at, model),
+        apart=partial(told_apart, labelled, model),
     )
 
 

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,16 @@ import pandas as pd
 
 from features import HeadwayError
 from monitoring.parity import Parity
-from pipelines import chain, gain, night, package, retraining
+from monitoring.tell_apart import Apart
+from pipelines import chain, gain, night, package, predictions, retraining
 from pipelines.chain import Entry
-from pipelines.decision import DAY, Seen, midnight
+from pipelines.decision import DAY, Seen, midnight, told_apart
 from pipelines.frame import split
 from pipelines.home import Home
 from pipelines.ledger import Ledger
 from pipelines.matrix import filled
 from pipelines.package import Packaged
-from pipelines.promotion import reigns
+from pipelines.promotion import Pointer, reigns
 from pipelines.replay.branch import Branch
 from pipelines.replay.common import Common
 from pipelines.replay.fits import frames_of
@@ -87,7 +89,7 @@ class Relived(Branch):
         self.served = Served(frames, past.model)
         super().__init__(past, self.served, Named("as it was", Never()), nights)
         self.served.versions, self.model = self._champions, past.model
-        self.seen = Seen(self.ledger, self._nights, past.faults, past.broken, self._labelled, self._gain)
+        self.seen = Seen(self.ledger, self._nights, past.faults, past.broken, self._labelled, self._gain, self._apart)
 
     def relive(self, entry: Entry) -> None:
         """Find an entry anew, or take it as it was where people made it."""
@@ -139,6 +141,9 @@ class Relived(Branch):
     def _parity(self, day: datetime) -> Parity | None:
         """Found anew, from what the log says was served."""
         return night.check_parity(self.past.at, self.model, day + DAY)
+
+    def _apart(self, as_of: datetime, pointer: Pointer, packaged: Packaged) -> Apart | None:
+        return told_apart(partial(predictions.labelled, self.past.at, self.model), self.model, as_of, pointer, packaged)
 
     def _gain(self, as_of: datetime, packaged: Packaged) -> Any:
         return gain.expected(self.past.at, self.model, as_of, packaged)

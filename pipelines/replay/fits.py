@@ -41,6 +41,7 @@ from pipelines.replay.past import Past
 from pipelines.retraining import Candidate, Evaluation
 from pipelines.scoring import predict, score
 
+PLATFORM = ("pipelines", "monitoring")
 FITTED, HOLDOUT, ANSWER = "fitted.json", "holdout.arrow", "answer "
 
 
@@ -127,12 +128,21 @@ def holdout(folder: Path, frames: Frames) -> tuple[Frame, np.ndarray]:
 
 
 def declared(model: Model) -> str:
-    """A digest of what is declared: the files of the model and its domain, and the packages they run on."""
+    """A digest of what is declared and of what reads it: the model and its domain, the platform, and its packages."""
     files = (f"models/{model.name}.py", f"features/{model.domain}.py", "requirements.lock")
     digest = hashlib.sha256(repr(replace(model, estimator=object, baselines={"none": object}, policies={})).encode())
     for name in files:
         digest.update((PROJECT / name).read_bytes() if (PROJECT / name).exists() else b"")
+    digest.update(_platform())
     return digest.hexdigest()
+
+
+@cache
+def _platform() -> bytes:
+    digest = hashlib.sha256()
+    for path in sorted(path for room in PLATFORM for path in (PROJECT / room).rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.digest()
 
 
 def frames_of(past: Past) -> str:

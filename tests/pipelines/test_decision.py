@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import cast
@@ -9,7 +10,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
-from pipelines.decision import Seen, told_apart
+from pipelines.decision import told_apart
 from pipelines.package import Packaged
 from pipelines.promotion import Pointer
 from pipelines.retraining import DECIDED
@@ -25,7 +26,7 @@ def packaged(sample: pd.DataFrame) -> Packaged:
     return cast(Packaged, SimpleNamespace(sample=sample, manifest=SimpleNamespace(features=FEATURES)))
 
 
-def seen(served: pd.DataFrame) -> Seen:
+def log(served: pd.DataFrame) -> Callable[..., pd.DataFrame]:
     """What serving saw, the last row by another version."""
     shown = served.add_prefix("feature.").assign(digest=["live"] * (len(served) - 1) + ["older"])
 
@@ -33,7 +34,7 @@ def seen(served: pd.DataFrame) -> Seen:
         assert until - since == MODEL.monitoring.window
         return shown
 
-    return cast(Seen, SimpleNamespace(labelled=labelled))
+    return labelled
 
 
 def behind(random: np.random.Generator) -> pd.DataFrame:
@@ -42,7 +43,7 @@ def behind(random: np.random.Generator) -> pd.DataFrame:
 
 def test_the_window_is_told_apart_from_the_windows_behind_the_champion_by_name() -> None:
     random = np.random.default_rng(1)
-    found = told_apart(seen(rows(random, 280, shift=3.0)), MODEL, CLOSED, POINTER, packaged(behind(random)))
+    found = told_apart(log(rows(random, 280, shift=3.0)), MODEL, CLOSED, POINTER, packaged(behind(random)))
     assert found is not None
     assert (found.windows, found.beaten, found.names[0]) == (10, 10, "temp")
 
@@ -50,5 +51,5 @@ def test_the_window_is_told_apart_from_the_windows_behind_the_champion_by_name()
 def test_nothing_is_told_of_a_version_whose_sample_names_no_days_or_of_rows_without_features() -> None:
     random, night = np.random.default_rng(2), CLOSED + timedelta(hours=3)
     sample = behind(random)
-    assert told_apart(seen(rows(random)), MODEL, night, POINTER, packaged(sample.drop(columns=DECIDED))) is None
-    assert told_apart(seen(rows(random)[["temp"]]), MODEL, night, POINTER, packaged(sample)) is None
+    assert told_apart(log(rows(random)), MODEL, night, POINTER, packaged(sample.drop(columns=DECIDED))) is None
+    assert told_apart(log(rows(random)[["temp"]]), MODEL, night, POINTER, packaged(sample)) is None
