@@ -6,6 +6,7 @@ import argparse
 import warnings
 from datetime import date, timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,8 +25,7 @@ The weekly pages are kept for good."""
 
 def keep(at: Home, model: str, report: Snapshot, day: date) -> None:
     """File the full report of the week that ended on `day`, and remove those that are too old by then."""
-    from monitoring import archive  # slow to import: only where it is wanted
-
+    archive = _archive()
     archive.keep(report, folder(at), model, day)
     archive.prune(folder(at), model, day - KEPT)
     _unlink_old(at.reports, model, day - KEPT)
@@ -45,15 +45,19 @@ def password(at: Home) -> Path:
 
 def run(given: argparse.Namespace) -> int:
     """Show the archive on loopback, in the foreground, until it is interrupted."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the libraries that it imports
-        from monitoring import archive
-
     at, port = home(), children.free_port(given.port)
-    auth = password(at)
+    archive, auth = _archive(), password(at)
     print(f"archive   http://127.0.0.1:{port}   (its user and password are in {auth}; Ctrl-C ends it)", flush=True)
     archive.serve(folder(at), auth.read_text(), port)
     return 0
+
+
+def _archive() -> ModuleType:
+    """Slow to import, so only where it is wanted; and not with what its libraries have to say of each other."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from monitoring import archive
+    return archive
 
 
 def _unlink_old(reports: Path, model: str, before: date) -> None:
