@@ -11,6 +11,7 @@ from monitoring.quality import Quality, latest_parts
 from monitoring.verdict import Fault, Verdict
 
 EXAMPLES = re.compile(r", such as [^;]*")
+SURPRISE = re.compile(r": surprise is up by [^;]*")
 CHANCES = re.compile(r" \([^()]*\bp [0-9.e-]+\)")
 ISO_DAY = re.compile(r"\b\d{4}-\d{2}-\d{2}\b")
 
@@ -80,8 +81,10 @@ def next_step(week: Week) -> str:
 
 
 def plain(text: str) -> str:
-    """A sentence without its examples and chances, days as people say them: those figures stand below."""
-    return ISO_DAY.sub(lambda found: day(found[0]), CHANCES.sub("", EXAMPLES.sub("", text)))
+    """A sentence without its examples, chances and nats, days as people say them: those figures stand below."""
+    for figures in (EXAMPLES, SURPRISE, CHANCES):
+        text = figures.sub("", text)
+    return ISO_DAY.sub(lambda found: day(found[0]), text)
 
 
 def _mend(week: Week, stays: str) -> str:

@@ -88,6 +88,8 @@ def test_the_first_line_needs_no_statistics() -> None:
     assert plain(told) == "`level`: 18 of 18 rows since 4 April 06:00; level outside 870 to 1085 cannot be"
     odd = "`a` moved, odder than in any of the 12 reference weeks (p 0.077)"
     assert plain(odd) == "`a` moved, odder than in any of the 12 reference weeks"
+    both = f"{odd}; the labels no longer follow as on the holdout: surprise is up by 0.133 nats (p 0.087)"
+    assert plain(both) == f"{plain(odd)}; the labels no longer follow as on the holdout"
     broken = verdict(6, faults=[Fault("gauge", told)])
     line = "Look at `level` from gauge: 18 of 18 rows since 4 April 06:00; level outside 870 to 1085 cannot be"
     assert first_line([broken], since=iso(0)) == ("fault", line.replace("gauge", "`gauge`"))
