@@ -140,8 +140,8 @@ def pandas_merge_asof(folder: Path) -> Callable[[], Any]:
 def asof_join(folder: Path) -> Callable[[], Any]:
     import pyarrow.parquet as pq
 
-    from pipelines.asof_join import View
-    from pipelines.asof_join import asof_join as join
+    from pipelines.store.asof_join import View
+    from pipelines.store.asof_join import asof_join as join
 
     def run() -> Any:
         views = [
@@ -162,11 +162,11 @@ def asof_join(folder: Path) -> Callable[[], Any]:
 
 
 def as_of_store(folder: Path) -> Callable[[], Any]:
-    return _feast(folder, "pipelines.asof.AsOfOfflineStore", arrow=False)
+    return _feast(folder, "pipelines.store.asof.AsOfOfflineStore", arrow=False)
 
 
 def as_of_store_arrow(folder: Path) -> Callable[[], Any]:
-    return _feast(folder, "pipelines.asof.AsOfOfflineStore", arrow=True)
+    return _feast(folder, "pipelines.store.asof.AsOfOfflineStore", arrow=True)
 
 
 def stock_store(folder: Path) -> Callable[[], Any]:

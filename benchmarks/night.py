@@ -108,8 +108,10 @@ class Clock:
 def prepare(folder: Path) -> None:
     """`folder/base`: the root as it stood at the end of 31 March, and the log of the predictions of 1 April."""
     import models
-    from pipelines import feature_store, feature_tables, night, retraining
-    from pipelines.asking import Caller
+    from pipelines.commands.asking import Caller
+    from pipelines.nights import night
+    from pipelines.store import feature_store, feature_tables
+    from pipelines.training import retraining
     from services import keys
 
     at, model = Home(folder / "home"), models.load(MODEL)
@@ -173,7 +175,10 @@ def platform(folder: Path, clock: Clock) -> dict[str, Any]:
 
         import features
         import models
-        from pipelines import asof, feature_store, ingest, judge, night, retraining  # noqa: F401
+        from pipelines.data import ingest
+        from pipelines.nights import night
+        from pipelines.store import asof, feature_store  # noqa: F401
+        from pipelines.training import judge, retraining
 
         at, model, domain = Home(folder / "home"), models.load(MODEL), features.load(DOMAIN)
     clock.watch(ingest, "check", "check")

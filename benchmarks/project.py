@@ -101,8 +101,9 @@ def _snapshots(at: Home, now: datetime, random: np.random.Generator) -> dict[str
     import pyarrow as pa
 
     import features
-    from pipelines import feature_store, lake
-    from pipelines.feature_tables import CREATED, VISIBLE
+    from pipelines.data import lake
+    from pipelines.store import feature_store
+    from pipelines.store.feature_tables import CREATED, VISIBLE
 
     keys = {"origin": ORIGINS, "carrier": CARRIERS, "tailnum": [f"N{number:05}" for number in range(AIRCRAFT)]}
     feature_store.apply(at)
@@ -136,7 +137,7 @@ def _row(random: np.random.Generator, known: dict[str, Any], now: datetime) -> t
 
 def _fitted(random: np.random.Generator, rows: list[dict[str, Any]]) -> tuple[Any, Any]:
     import models
-    from pipelines.matrix import matrix
+    from pipelines.store.matrix import matrix
 
     frame = matrix({name: [row[name] for row in rows] for name in rows[0]}, _specs())
     odds = 0.2 * (frame["airline_delay"] - 10) + 0.15 * (frame["departure_hour"] - 12) + 0.1 * (frame["age"] - 10)
@@ -146,7 +147,7 @@ def _fitted(random: np.random.Generator, rows: list[dict[str, Any]]) -> tuple[An
 
 def _specs() -> tuple[Any, ...]:
     import features
-    from pipelines.package import FeatureSpec
+    from pipelines.registry.package import FeatureSpec
 
     # In the one order that both services have.
     declared = features.load("trips").features_of("found")
@@ -157,10 +158,10 @@ def _champion(at: Home, model: str, estimator: Any, frame: Any, now: datetime) -
     import features
     import models
     from monitoring.profile import Reference, fit_bins
-    from pipelines import package
-    from pipelines.agreement import choose
-    from pipelines.ledger import Ledger
-    from pipelines.promotion import promote
+    from pipelines.registry import package
+    from pipelines.registry.ledger import Ledger
+    from pipelines.registry.promotion import promote
+    from pipelines.scorers.agreement import choose
 
     specs, domain, service = _specs(), features.load("trips"), models.load(model).feature_service
     tables = tuple(

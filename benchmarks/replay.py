@@ -58,7 +58,8 @@ def prepare(folder: Path, times: int) -> Home:
 
 
 def take_in(at: Home) -> None:
-    from pipelines import feature_store, feature_tables, ingest
+    from pipelines.data import ingest
+    from pipelines.store import feature_store, feature_tables
 
     at.root.mkdir(parents=True, mode=0o700, exist_ok=True)
     settle(at)
@@ -89,7 +90,7 @@ def replayed(at: Home, given: argparse.Namespace) -> dict[str, Any]:
 
 def inside(given: argparse.Namespace) -> None:
     """The timed process: a replay, then what the largest process of it needed."""
-    from pipelines.cli import main as headway
+    from pipelines.commands.cli import main as headway
     from pipelines.home import home
 
     words = ["replay", MODEL, "--from", SINCE, "--to", given.until, "--policies", given.policies]

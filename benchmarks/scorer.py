@@ -26,10 +26,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
 import models
-from pipelines.agreement import Choice, choose
-from pipelines.matrix import filled, matrix
-from pipelines.package import FeatureSpec
-from pipelines.scorer import pipeline_predict
+from pipelines.registry.package import FeatureSpec
+from pipelines.scorers.agreement import Choice, choose
+from pipelines.scorers.scorer import pipeline_predict
+from pipelines.store.matrix import filled, matrix
 
 FEATURES = tuple(FeatureSpec(f"x{i}", "float" if i < 19 else "str", None) for i in range(23))
 TEXT, NUMBER = make_column_selector(dtype_include=object), make_column_selector(dtype_include="number")

@@ -19,10 +19,11 @@ from sklearn.inspection import permutation_importance
 
 import features
 import models
-from pipelines import feature_tables, ingest
-from pipelines.examples import labelled
-from pipelines.frame import with_features
+from pipelines.data import ingest
 from pipelines.home import Home, settle, utc
+from pipelines.records.examples import labelled
+from pipelines.records.frame import with_features
+from pipelines.store import feature_tables
 
 FOLDS = 4
 WEEK = 7
@@ -83,7 +84,7 @@ def _flights(at: Home) -> pd.DataFrame:
     print("flights: ingest and check the year, compute the feature tables (once; some minutes)", flush=True)
     ingest.ingest(at, declared.domain, until)
     feature_tables.backfill(at, declared.domain, since, until)
-    from pipelines import feature_store  # slow to import
+    from pipelines.store import feature_store  # slow to import
 
     feature_store.apply(at)
     frame = with_features(at, declared, labelled(at, declared, as_of=until, window=timedelta(weeks=51)))

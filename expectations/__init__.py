@@ -62,7 +62,7 @@ class Suite:
     unwatched: tuple[str, ...] = ()
     """Columns that may change in any way. What is usual for all others is learned from the source's own past: level,
     spread, missing share, longest run, order and relation of columns, categories, characters, clock (see
-    `pipelines/learned.py`)."""
+    `pipelines/data/learned.py`)."""
 
 
 @contract

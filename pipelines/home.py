@@ -37,7 +37,7 @@ VARIABLES = (
     "HEADWAY_METRICS", "HEADWAY_ACCESS_LOG", "HEADWAY_TRACES", "HEADWAY_SENTRY_DSN", "HEADWAY_IMAGE", "HEADWAY_ALERTS",
     "HEADWAY_ALERTS_WEEKLY",
 )  # fmt: skip
-"""What people may set; `services.settings` and `pipelines.addresses` say what most of it is for."""
+"""What people may set; `services.settings` and `pipelines.alerting.addresses` say what most of it is for."""
 INTERNAL = ("HEADWAY_STACK", "HEADWAY_GUARD_LOG")
 """What our own processes and tests set for each other."""
 SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT(_\d+_|$)")

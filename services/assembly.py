@@ -9,9 +9,9 @@ import expectations
 import features
 import models
 from features import HeadwayError
-from pipelines import package
 from pipelines.home import Home
-from pipelines.pointers import Pointer
+from pipelines.registry import package
+from pipelines.registry.pointers import Pointer
 from services.answers import Role
 from services.champion import Served
 from services.lookup import Lookup

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from pipelines.matrix import filled
-from pipelines.package import Packaged
-from pipelines.pointers import Pointer
+from pipelines.registry.package import Packaged
+from pipelines.registry.pointers import Pointer
+from pipelines.store.matrix import filled
 from services.answers import Answer, Degraded, Record, Role, iso
 from services.asked import Answered, Asked
 from services.kinds import Kind, kind

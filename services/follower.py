@@ -25,7 +25,7 @@ import msgspec
 from features import HeadwayError
 from pipelines.files import write_json
 from pipelines.home import Home, home, settle
-from pipelines.pointers import Trial, champions, read_pointer, read_trials
+from pipelines.registry.pointers import Trial, champions, read_pointer, read_trials
 from services.answers import Record, iso
 from services.log import Segment
 from services.report import report

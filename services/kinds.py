@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from services.answers import ClassPrediction, Degraded, Prediction, Probability, ProbabilityPrediction
 
 if TYPE_CHECKING:
-    from pipelines.package import Band
+    from pipelines.registry.package import Band
 
 THRESHOLD = 0.5
 SLACK = 1e-6

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from features import HeadwayError, RequestFeatures
-from pipelines.package import Manifest, TableSpec
+from pipelines.registry.package import Manifest, TableSpec
 from services.answers import Degraded, Why
 from services.online import OnlineStore, OnlineTable, Row
 from services.refusals import Refused, busy

@@ -16,9 +16,9 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import feast_value_type_to_python_type
 
 from features import HeadwayError
-from pipelines.feature_store import open_store
 from pipelines.home import Home
-from pipelines.package import TableSpec
+from pipelines.registry.package import TableSpec
+from pipelines.store.feature_store import open_store
 
 FIELDS = {"int": "int64_val", "str": "string_val"}
 SCALARS = frozenset({"double_val", "int64_val", "string_val", "bool_val"})

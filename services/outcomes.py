@@ -27,7 +27,7 @@ from services.schema import MAX_INSTANCES, SHOWN
 from services.strict import decoded, repeated
 
 if TYPE_CHECKING:
-    from pipelines.package import Manifest
+    from pipelines.registry.package import Manifest
     from services.endpoint import Endpoint
     from services.exchange import Exchange
 

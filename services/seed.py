@@ -18,7 +18,7 @@ import msgspec
 
 from pipelines.files import read_json
 from pipelines.home import PROJECT, Home
-from pipelines.pointers import pointer_path
+from pipelines.registry.pointers import pointer_path
 
 BROUGHT = "bento.json"
 """Beside the code in a bento: what it brings. A checkout has no such file."""
@@ -59,8 +59,9 @@ def seed(at: Home, version: Brought, folder: Callable[[str], Path], now: datetim
 
 
 def _seeded(at: Home, version: Brought, folder: Path, now: datetime) -> bool:
-    from pipelines import feature_store, promotion
-    from pipelines.ledger import Ledger
+    from pipelines.registry import promotion
+    from pipelines.registry.ledger import Ledger
+    from pipelines.store import feature_store
 
     ledger = Ledger(at.ledger_url)
     if promotion.repair(ledger, at.pointers, version.model) is not None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from features import HeadwayError
-from pipelines import package
 from pipelines.home import Home
-from pipelines.matrix import filled
-from pipelines.pointers import Pointer, Trial
+from pipelines.registry import package
+from pipelines.registry.pointers import Pointer, Trial
+from pipelines.store.matrix import filled
 from services.answers import Record
 from services.asked import Asked
 from services.kinds import kind

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from features import HeadwayError
 from pipelines.home import Home
-from pipelines.pointers import champions, pointer_path, read_pointer
+from pipelines.registry.pointers import champions, pointer_path, read_pointer
 from services.assembly import Assembly
 from services.champion import Served
 from services.report import report

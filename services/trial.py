@@ -22,8 +22,8 @@ import msgspec
 
 from features import HeadwayError
 from pipelines.home import Home
-from pipelines.package import Packaged
-from pipelines.pointers import Pointer, Trial, Trials, read_trials, trials_path
+from pipelines.registry.package import Packaged
+from pipelines.registry.pointers import Pointer, Trial, Trials, read_trials, trials_path
 from services.answers import iso
 from services.assembly import Assembly
 from services.champion import Served

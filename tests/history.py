@@ -17,9 +17,9 @@ import pytest
 
 import models
 from models import Model
-from pipelines.cli import main
+from pipelines.commands.cli import main
 from pipelines.home import PROJECT, Home, environment, settle, utc
-from pipelines.orchestrator import python_path
+from pipelines.orchestration.orchestrator import python_path
 
 MODEL = "late_arrival"
 DOMAIN = "flights"
@@ -76,7 +76,7 @@ def in_force(at: Home) -> Iterator[Home]:
 
 def copy(source: Home, to: Home) -> Home:
     """A copy of a root, with Feast's registry (which holds absolute paths) brought in step with its new place."""
-    from pipelines import feature_store  # slow to import: not for collecting tests
+    from pipelines.store import feature_store  # slow to import: not for collecting tests
 
     shutil.copytree(source.root, to.root, dirs_exist_ok=True)
     feature_store.apply(to)
@@ -90,7 +90,7 @@ def variables(at: Home) -> dict[str, str]:
 
 def headway(at: Home, *words: str) -> subprocess.CompletedProcess[str]:
     """`headway WORDS` on a root, in a process of its own."""
-    command = [sys.executable, "-m", "pipelines.cli", *words]
+    command = [sys.executable, "-m", "pipelines.commands.cli", *words]
     return subprocess.run(command, env=variables(at), cwd=PROJECT, capture_output=True, text=True, check=False)
 
 

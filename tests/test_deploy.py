@@ -18,9 +18,9 @@ import pytest
 import yaml
 from packaging.version import Version
 
-from pipelines import bento
-from pipelines.cli import parser
+from pipelines.commands.cli import parser
 from pipelines.home import PROJECT, SINGLE_THREAD, Home
+from pipelines.shipping import bento
 from services.app import create_app
 from services.settings import Settings, workers
 from tests.services.test_bento import instructions
@@ -68,7 +68,9 @@ def routes(home: Home, monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 
 def test_every_setting_is_one_that_the_code_reads() -> None:
-    code = "".join(path.read_text() for folder in ("services", "pipelines") for path in (PROJECT / folder).glob("*.py"))
+    code = "".join(
+        path.read_text() for folder in ("services", "pipelines") for path in (PROJECT / folder).rglob("*.py")
+    )
     files = [PAGE, *(path for path in DEPLOY.rglob("*") if path.is_file())]
     named = {name for path in files for name in re.findall(r"\bHEADWAY_[A-Z_]+\b", path.read_text())}
     ours = {"HEADWAY_IMAGE"}  # compose.yaml's own

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import COMMANDS, parser
+from pipelines.commands.cli import COMMANDS, parser
 from pipelines.home import PROJECT
 
 PAGES = sorted((PROJECT / "docs").glob("*.md"))

@@ -18,14 +18,17 @@ import features
 import models
 from models import Model, Retraining
 from monitoring.verdict import Verdict
-from pipelines import lake, night, predictions, promotion
-from pipelines.asking import Caller
-from pipelines.demo import Demo, Fault, Script
+from pipelines.commands.asking import Caller
+from pipelines.commands.demo import Demo, Fault, Script
+from pipelines.data import lake
+from pipelines.data.ingest import deliveries
 from pipelines.home import Home, utc
-from pipelines.ingest import deliveries
-from pipelines.ledger import Ledger
-from pipelines.promotion import Pointer
-from pipelines.stack import Stack, deploy
+from pipelines.nights import night
+from pipelines.orchestration.stack import Stack, deploy
+from pipelines.records import predictions
+from pipelines.registry import promotion
+from pipelines.registry.ledger import Ledger
+from pipelines.registry.promotion import Pointer
 from services import keys
 from services.log import records
 from tests.history import DOMAIN, MODEL, START, copy, history, in_force, model, until
@@ -144,7 +147,7 @@ def day(story: Story, caller: Counting, start: datetime) -> None:
 
 def retraining(story: Story, stack: Stack, caller: Counting, key: str) -> None:
     """The owner is impatient: a model one day old is old. The verdict is judged, stored, announced, and acted on."""
-    from pipelines.flows import announce
+    from pipelines.orchestration.flows import announce
 
     impatient = replace(models.load(MODEL), retraining=Retraining(max_age=DAY, cooldown=DAY))
     story.reason = night.judge(story.home, impatient, START + DAY + timedelta(minutes=45))

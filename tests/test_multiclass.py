@@ -16,12 +16,16 @@ from threadpoolctl import threadpool_limits
 
 import features
 from monitoring.verdict import Verdict
-from pipelines import compare, feature_tables, night, package, predictions, retraining, weekly
-from pipelines.asking import _plain
-from pipelines.examples import examples
+from pipelines.commands.asking import _plain
 from pipelines.home import Home
-from pipelines.quality import quality
-from pipelines.tasks import answers
+from pipelines.nights import night, weekly
+from pipelines.nights.quality import quality
+from pipelines.records import predictions
+from pipelines.records.examples import examples
+from pipelines.registry import package
+from pipelines.scorers.tasks import answers
+from pipelines.store import feature_tables
+from pipelines.training import compare, retraining
 from services import keys
 from services.app import create_app
 from tests.classes import CLASSES, PUNCTUALITY, declared
@@ -78,7 +82,7 @@ def story(history: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 def ask(at: Home, client: TestClient, tick: datetime) -> Iterator[dict[str, Any]]:
     """Flights that were planned by the tick and are decided until the next one is visible."""
-    from pipelines import feature_store
+    from pipelines.store import feature_store
 
     visible = tick + LAG
     feature_store.materialize(at, DOMAIN, visible)

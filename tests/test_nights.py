@@ -23,11 +23,13 @@ import features
 import models
 from models import Model
 from monitoring.parity import Parity
-from pipelines import archive, night, package, promotion, retraining, weekly
-from pipelines.asking import Caller
-from pipelines.cli import main
+from pipelines.commands.asking import Caller
+from pipelines.commands.cli import main
 from pipelines.home import PROJECT, Home, utc
-from pipelines.ledger import Ledger
+from pipelines.nights import archive, night, weekly
+from pipelines.registry import package, promotion
+from pipelines.registry.ledger import Ledger
+from pipelines.training import retraining
 from services import keys
 from services.log import records
 from tests.history import DOMAIN, MODEL, START, copy, headway, history, in_force, model, root, run, until, variables
@@ -41,7 +43,7 @@ AS_OF = utc("2013-04-02T00:30Z")
 NIGHT = ("night", MODEL, "--as-of", AS_OF.isoformat())
 VERDICT = f"verdict/{MODEL}/{AS_OF.isoformat()}"
 AGAIN = f"""
-from pipelines.cli import main
+from pipelines.commands.cli import main
 assert main(["ingest", "{DOMAIN}", "--as-of", "{START.isoformat()}"]) == 0
 assert main(["train", "{MODEL}", "--as-of", "{START.isoformat()}"]) == 0
 """
@@ -250,7 +252,9 @@ def replaced(folder: Path) -> Callable[[], bool]:
 def kill_at(reached: Callable[[], bool]) -> bool:
     """Run the night in a process that has its imports already, kill it as soon as the step is seen; if it was."""
     forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["pipelines.check", "pipelines.feature_store", "pipelines.lifecycle"])
+    forks.set_forkserver_preload(
+        ["pipelines.data.check", "pipelines.store.feature_store", "pipelines.commands.lifecycle"]
+    )
     process = forks.Process(target=run, args=(dict(os.environ), NIGHT))
     process.start()
     try:

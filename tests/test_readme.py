@@ -33,7 +33,9 @@ def test_the_how_tos_do_what_they_say(tmp_path: Path) -> None:
             ["bash", "-c", script], cwd=PROJECT, capture_output=True, text=True, timeout=400, check=False
         )
     finally:
-        subprocess.run([sys.executable, "-m", "pipelines.cli", "down"], cwd=PROJECT, env=_env(tmp_path), check=False)
+        subprocess.run(
+            [sys.executable, "-m", "pipelines.commands.cli", "down"], cwd=PROJECT, env=_env(tmp_path), check=False
+        )
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     assert "late_arrival" in done.stdout
     assert '"version":1' in done.stdout.replace(" ", "")

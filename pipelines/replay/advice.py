@@ -10,7 +10,7 @@ import numpy as np
 from monitoring import budget
 from monitoring.quality import metric_name
 from monitoring.replayed import Advice, Outcome, Staleness
-from pipelines.decision import DAY
+from pipelines.nights.decision import DAY
 from pipelines.replay.branch import Branch
 from pipelines.replay.outcome import Table
 

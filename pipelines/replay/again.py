@@ -22,22 +22,25 @@ import pandas as pd
 from features import HeadwayError
 from monitoring.parity import Parity
 from monitoring.tell_apart import Apart
-from pipelines import chain, gain, night, package, predictions, retraining
-from pipelines.chain import Entry
-from pipelines.decision import DAY, Seen, midnight, told_apart
-from pipelines.frame import split
 from pipelines.home import Home
-from pipelines.ledger import Ledger
-from pipelines.matrix import filled
-from pipelines.package import Packaged
-from pipelines.promotion import Pointer, reigns
+from pipelines.nights import night
+from pipelines.nights.decision import DAY, Seen, midnight, told_apart
+from pipelines.records import predictions
+from pipelines.records.frame import split
+from pipelines.registry import chain, package
+from pipelines.registry.chain import Entry
+from pipelines.registry.ledger import Ledger
+from pipelines.registry.package import Packaged
+from pipelines.registry.promotion import Pointer, reigns
 from pipelines.replay.branch import Branch
 from pipelines.replay.common import Common
 from pipelines.replay.fits import frames_of
 from pipelines.replay.frames import Frames
 from pipelines.replay.past import Past
 from pipelines.replay.policies import Named, Never
-from pipelines.scorer import compile
+from pipelines.scorers.scorer import compile
+from pipelines.store.matrix import filled
+from pipelines.training import gain, retraining
 
 LINKED = ("lake", "snapshots", "feast", "outcomes", "predictions", "bentoml")
 TOLD = ("kind", "model", "as_of", "key", "actor", "body")

@@ -18,18 +18,20 @@ from monitoring import verdict
 from monitoring.parity import Parity
 from monitoring.profile import Profile
 from monitoring.verdict import MISSING_FAULT, Verdict
-from pipelines import decision, package, promotion, retraining
-from pipelines.chain import Entry
-from pipelines.decision import DAY, Night, Seen, day_before
-from pipelines.package import Packaged
-from pipelines.promotion import Pointer
+from pipelines.nights import decision
+from pipelines.nights.decision import DAY, Night, Seen, day_before
+from pipelines.registry import package, promotion
+from pipelines.registry.chain import Entry
+from pipelines.registry.package import Packaged
+from pipelines.registry.promotion import Pointer
 from pipelines.replay.common import Common
 from pipelines.replay.fits import Fitted, Order
 from pipelines.replay.past import Past
 from pipelines.replay.policies import Named, Signal, Tonight
 from pipelines.replay.recall import Recalled
-from pipelines.retraining import Evaluation, reigning
-from pipelines.tasks import columns
+from pipelines.scorers.tasks import columns
+from pipelines.training import retraining
+from pipelines.training.retraining import Evaluation, reigning
 
 ACTOR = "replay"
 Course = Generator[Order, Fitted, None]

@@ -13,16 +13,16 @@ import pandas as pd
 from models import Model
 from monitoring import profile
 from monitoring.profile import Bins, Profile
-from pipelines.decision import DAY
-from pipelines.judge import Gate, beside
-from pipelines.package import Manifest, Packaged
-from pipelines.promotion import Pointer
+from pipelines.nights.decision import DAY
+from pipelines.registry.package import Gate, Manifest, Packaged
+from pipelines.registry.promotion import Pointer
 from pipelines.replay import fits
 from pipelines.replay.fits import Order
 from pipelines.replay.frames import Frames
-from pipelines.retraining import reigning, unseen_answers
-from pipelines.scoring import predict, score
-from pipelines.tasks import columns, finite
+from pipelines.scorers.scoring import predict, score
+from pipelines.scorers.tasks import columns, finite
+from pipelines.training.judge import beside
+from pipelines.training.retraining import reigning, unseen_answers
 
 T = TypeVar("T")
 ESTIMATORS = 24

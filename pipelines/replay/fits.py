@@ -30,16 +30,17 @@ from pyarrow import feather
 import features
 from features import HeadwayError
 from models import Model
-from pipelines import lake, retraining
+from pipelines.data import lake
 from pipelines.files import read_json, write_json
-from pipelines.frame import Frame, Split, split
 from pipelines.home import PROJECT
-from pipelines.judge import DIGITS, alone
-from pipelines.package import ESTIMATOR, REFERENCE, Manifest
+from pipelines.records.frame import Frame, Split, split
+from pipelines.registry.package import ESTIMATOR, REFERENCE, Manifest
 from pipelines.replay.frames import Frames, asked_columns
 from pipelines.replay.past import Past
-from pipelines.retraining import Candidate, Evaluation
-from pipelines.scoring import predict, score
+from pipelines.scorers.scoring import predict, score
+from pipelines.training import retraining
+from pipelines.training.judge import DIGITS, alone
+from pipelines.training.retraining import Candidate, Evaluation
 
 PLATFORM = ("pipelines", "monitoring")
 FITTED, HOLDOUT, ANSWER = "fitted.json", "holdout.arrow", "answer "

@@ -20,13 +20,13 @@ from pyarrow import feather
 
 import features
 from models import Model
-from pipelines.decision import DAY, midnight
-from pipelines.examples import labelled
 from pipelines.files import replacing
-from pipelines.frame import Frame, with_features
-from pipelines.matrix import matrix
-from pipelines.predictions import asked_examples
+from pipelines.nights.decision import DAY, midnight
+from pipelines.records.examples import labelled
+from pipelines.records.frame import Frame, with_features
+from pipelines.records.predictions import asked_examples
 from pipelines.replay.past import Past
+from pipelines.store.matrix import matrix
 
 HASH, INPUT = "hash", "in."
 HELD = 40

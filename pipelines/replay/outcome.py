@@ -15,13 +15,13 @@ import pandas as pd
 
 from models import Model
 from monitoring.replayed import Interval, Outcome
-from pipelines.decision import DAY, midnight
-from pipelines.judge import DIGITS
+from pipelines.nights.decision import DAY, midnight
 from pipelines.replay import fits
 from pipelines.replay.branch import Branch, raised
 from pipelines.replay.policies import Every, Never
-from pipelines.retraining import reigning
-from pipelines.scoring import score
+from pipelines.scorers.scoring import score
+from pipelines.training.judge import DIGITS
+from pipelines.training.retraining import reigning
 
 DRAWS, SEED = 2000, 5
 TRIED = 4

@@ -21,9 +21,12 @@ from features import HeadwayError
 from models import Model
 from monitoring.parity import Parity
 from monitoring.verdict import Fault
-from pipelines import examples, feature_tables, ingest, lake, night, predictions
-from pipelines.decision import DAY, Seen, midnight
+from pipelines.data import ingest, lake
 from pipelines.home import Home
+from pipelines.nights import night
+from pipelines.nights.decision import DAY, Seen, midnight
+from pipelines.records import examples, predictions
+from pipelines.store import feature_tables
 
 BATCH = timedelta(days=7)
 """What a root that has not lived through the past takes in at once, and so checks as one delivery."""
@@ -146,7 +149,7 @@ def _tables_of(at: Home, domain: str, table: str) -> list[date]:
 
 
 def _take_in(at: Home, model: Model, since: datetime, until: datetime) -> None:
-    from pipelines import feature_store  # Feast is slow to import: only where it is wanted
+    from pipelines.store import feature_store  # Feast is slow to import: only where it is wanted
 
     domain = features.load(model.domain)
     feature_store.apply(at)

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from monitoring.verdict import Verdict
-from pipelines.decision import DAY, midnight
+from pipelines.nights.decision import DAY, midnight
 
 Signal = Literal["drift", "quality"]
 

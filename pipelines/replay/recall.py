@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from pipelines import chain
-from pipelines.chain import GENESIS, Entry
-from pipelines.ledger import Ledger
+from pipelines.registry import chain
+from pipelines.registry.chain import GENESIS, Entry
+from pipelines.registry.ledger import Ledger
 
 
 class Recalled(Ledger):

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from features import HeadwayError
-from pipelines.decision import DAY, midnight
+from pipelines.nights.decision import DAY, midnight
 from pipelines.replay.branch import Branch, Course
 from pipelines.replay.common import Common
 from pipelines.replay.fits import Fitted, Order, order, read

@@ -10,7 +10,7 @@ import pytest
 
 import expectations
 import features
-from pipelines.check import Checked, check
+from pipelines.data.check import Checked, check
 
 FLIGHTS = features.load("flights")
 SUITES = expectations.load("flights")

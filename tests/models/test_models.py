@@ -15,8 +15,8 @@ import features
 import models
 from models import Model
 from pipelines.home import utc
-from pipelines.matrix import matrix
-from pipelines.scoring import predict
+from pipelines.scorers.scoring import predict
+from pipelines.store.matrix import matrix
 
 DECLARED = [models.load(name) for name in models.names()]
 every_model = pytest.mark.parametrize("model", DECLARED, ids=lambda model: model.name)

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from monitoring import page
-from pipelines import archive, pages
 from pipelines.home import PROJECT, Home
+from pipelines.nights import archive, pages
 from tests.monitoring.weeks import FEATURES, judged, verdict, weather, week
 
 pytestmark = pytest.mark.slow
@@ -51,7 +51,7 @@ def files(at: Home) -> list[str]:
 @pytest.fixture
 def address(filed: Home) -> Iterator[str]:
     """Where the real UI answers."""
-    command = [sys.executable, "-m", "pipelines.cli", "archive", "--port", "0"]
+    command = [sys.executable, "-m", "pipelines.commands.cli", "archive", "--port", "0"]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as ui:
         assert ui.stdout is not None
         try:

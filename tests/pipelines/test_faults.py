@@ -26,9 +26,10 @@ import features
 import models
 from features import Domain, Source
 from monitoring import verdict
-from pipelines import lake, night
+from pipelines.data import lake
+from pipelines.data.ingest import Delivery, ingest
 from pipelines.home import Home, utc
-from pipelines.ingest import Delivery, ingest
+from pipelines.nights import night
 
 DOMAIN, MODEL = "flights", "late_arrival"
 START, DAY, HOUR = utc("2013-04-10"), timedelta(days=1), timedelta(hours=1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from features import HeadwayError
-from pipelines.cli import main
+from pipelines.commands.cli import main
 from pipelines.home import INTERNAL, PROJECT, QUIET, SINGLE_THREAD, VARIABLES, Home, environment, home, known, utc
 
 ROOMS = ("lake", "quarantine", "snapshots", "feast", "bentoml", "pointers", "predictions", "nights", "reports", "logs")

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from pipelines.home import Home
-from pipelines.package import Band, Packaged, load
+from pipelines.registry.package import Band, Packaged, load
 from services.answers import Prediction
 from services.champion import Served
 from tests.services import world

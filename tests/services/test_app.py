@@ -18,9 +18,10 @@ from starlette.testclient import TestClient
 
 import features
 from features import HeadwayError
-from pipelines import feature_store, package
 from pipelines.home import Home
-from pipelines.matrix import filled, matrix
+from pipelines.registry import package
+from pipelines.store import feature_store
+from pipelines.store.matrix import filled, matrix
 from services import keys
 from services.app import Service, create_app
 from services.log import records

@@ -21,10 +21,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from features import HeadwayError
-from pipelines import bento, closure, package, promotion
 from pipelines.home import PROJECT, SINGLE_THREAD, Home
-from pipelines.ledger import Ledger
-from pipelines.pointers import pointer_path
+from pipelines.registry import package, promotion
+from pipelines.registry.ledger import Ledger
+from pipelines.registry.pointers import pointer_path
+from pipelines.shipping import bento, closure
 from services.app import create_app
 from services.seed import Brought, brought, seed
 from tests.services import world
@@ -37,8 +38,8 @@ CALL = world.call(
 GOLDEN = """
 import json, sys
 from pipelines.home import home
-from pipelines.matrix import matrix
-from pipelines.package import load
+from pipelines.store.matrix import matrix
+from pipelines.registry.package import load
 packaged = load(home(), sys.argv[1])
 golden = packaged.manifest.golden
 print(json.dumps(packaged.predict(matrix(golden.columns, packaged.manifest.features)).tolist()))
@@ -66,8 +67,15 @@ def test_only_what_serving_imports_is_taken() -> None:
     files, outside = bento.contents()
     names = {path.as_posix() for path in files}
     assert {"services/swap.py", "features/feature_store.yaml", "models/late_arrival.py"} <= names
-    assert {"pipelines/asof.py", "services/follower.py"} <= names, "named in text: in a file of Feast's, and to be run"
-    assert not names & {"monitoring/page.py", "pipelines/flows.py", "pipelines/stack.py", "pipelines/retraining.py"}
+    assert {"pipelines/store/asof.py", "services/follower.py"} <= names, (
+        "named in text: in a file of Feast's, and to be run"
+    )
+    assert not names & {
+        "monitoring/page.py",
+        "pipelines/orchestration/flows.py",
+        "pipelines/orchestration/stack.py",
+        "pipelines/training/retraining.py",
+    }
     assert not outside & {"prefect", "great_expectations", "evidently", "rich", "pytest"}
 
 

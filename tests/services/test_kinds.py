@@ -68,8 +68,8 @@ def test_one_number_may_leave_when_it_can_be_one(value: float) -> None:
 def test_every_task_has_its_kind() -> None:
     from models import Task
     from monitoring.relation import EFFECT_FLOOR
-    from pipelines.scorer import FITS
-    from pipelines.tasks import TASKS
+    from pipelines.scorers.scorer import FITS
+    from pipelines.scorers.tasks import TASKS
 
     tasks = set(Task.__args__)  # type: ignore[attr-defined]
     assert set(KINDS) == set(TASKS) == set(FITS) == set(EFFECT_FLOOR) == tasks

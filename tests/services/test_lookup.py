@@ -9,8 +9,9 @@ import pytest
 
 import features
 from features import HeadwayError
-from pipelines import feature_store, package
 from pipelines.home import Home
+from pipelines.registry import package
+from pipelines.store import feature_store
 from services.answers import Degraded
 from services.lookup import Lookup
 from services.online import OnlineStore

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from pipelines.home import Home
-from pipelines.serving_health import health
+from pipelines.nights.serving_health import health
 from services.app import create_app
 from tests.services import world
 from tests.services.test_processes import PREDICT, UVICORN, serving, until

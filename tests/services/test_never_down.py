@@ -27,12 +27,12 @@ import psutil
 import pytest
 
 from benchmarks.load import Shown
-from pipelines import package
 from pipelines.home import Home
-from pipelines.ledger import Ledger
-from pipelines.matrix import matrix
-from pipelines.pointers import Pointer, pointer_path, read_pointer
-from pipelines.promotion import repair, rollback
+from pipelines.registry import package
+from pipelines.registry.ledger import Ledger
+from pipelines.registry.pointers import Pointer, pointer_path, read_pointer
+from pipelines.registry.promotion import repair, rollback
+from pipelines.store.matrix import matrix
 from services.keys import make
 from tests.services import world
 from tests.services.test_processes import BENTO, PREDICT, PROJECT, logged, serving, until

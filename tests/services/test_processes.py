@@ -18,8 +18,9 @@ import psutil
 import pytest
 
 import models
-from pipelines import lake, outcomes, predictions
+from pipelines.data import lake
 from pipelines.home import SINGLE_THREAD, Home, environment
+from pipelines.records import outcomes, predictions
 from services.log import records
 from tests.services import world
 

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 import models
-from pipelines import package, predictions
 from pipelines.files import write_json
 from pipelines.home import Home
+from pipelines.records import predictions
+from pipelines.registry import package
 from services.follower import BATCH, Follower
 from services.log import CLOSED, Segment
 from services.shadow import NAME, Keeper, followed_path, progress, unread

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from pipelines import package
 from pipelines.home import Home
-from pipelines.pointers import pointer_path
+from pipelines.registry import package
+from pipelines.registry.pointers import pointer_path
 from services.app import create_app
 from tests.services import world
 

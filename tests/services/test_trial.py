@@ -22,10 +22,11 @@ from starlette.testclient import TestClient
 import models
 from features import HeadwayError
 from monitoring.profile import Reference
-from pipelines import night, package, trials
 from pipelines.home import Home
-from pipelines.ledger import Ledger
-from pipelines.pointers import Trials, trials_path
+from pipelines.nights import night
+from pipelines.registry import package, trials
+from pipelines.registry.ledger import Ledger
+from pipelines.registry.pointers import Trials, trials_path
 from services.app import create_app
 from services.log import records
 from services.trial import check_request, place

@@ -12,9 +12,10 @@ import uvicorn
 
 import services.app
 import services.swap
-from pipelines import feature_store, package
 from pipelines.home import home
-from pipelines.pointers import champions, read_pointer
+from pipelines.registry import package
+from pipelines.registry.pointers import champions, read_pointer
+from pipelines.store import feature_store
 
 
 def work(listening: socket.socket) -> None:

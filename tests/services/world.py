@@ -16,14 +16,16 @@ from sklearn.preprocessing import OrdinalEncoder
 
 import features
 from monitoring.profile import Reference, fit_bins
-from pipelines import feature_store, lake, package
-from pipelines.agreement import choose
-from pipelines.feature_tables import ARROW, CREATED, VISIBLE
+from pipelines.data import lake
 from pipelines.home import Home
-from pipelines.ledger import Ledger
-from pipelines.matrix import matrix
-from pipelines.pointers import Pointer
-from pipelines.promotion import promote
+from pipelines.registry import package
+from pipelines.registry.ledger import Ledger
+from pipelines.registry.pointers import Pointer
+from pipelines.registry.promotion import promote
+from pipelines.scorers.agreement import choose
+from pipelines.store import feature_store
+from pipelines.store.feature_tables import ARROW, CREATED, VISIBLE
+from pipelines.store.matrix import matrix
 
 Manifests = list[package.Manifest]
 MODEL, DOMAIN, SERVICE = "late_arrival", "flights", "flight_plan"

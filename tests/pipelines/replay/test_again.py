@@ -13,12 +13,14 @@ from starlette.testclient import TestClient
 import features
 from features import HeadwayError
 from models import Retraining
-from pipelines import night, promotion, retraining
-from pipelines.asking import Caller
+from pipelines.commands.asking import Caller
 from pipelines.home import Home
-from pipelines.ledger import Ledger
+from pipelines.nights import night
+from pipelines.registry import promotion
+from pipelines.registry.ledger import Ledger
 from pipelines.replay.again import again, linked
 from pipelines.replay.past import Past
+from pipelines.training import retraining
 from services import keys
 from tests.history import DOMAIN, START, copy, history
 from tests.pipelines.replay import past as small

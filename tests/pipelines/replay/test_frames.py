@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipelines.frame import Frame, training_frame
 from pipelines.home import Home, utc
+from pipelines.records.frame import Frame, training_frame
 from pipelines.replay.frames import Frames
 from tests.history import history, in_force
 from tests.pipelines.replay.past import DAY, SMALL, small

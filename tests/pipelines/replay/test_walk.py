@@ -17,9 +17,9 @@ import pytest
 
 import expectations
 from features import HeadwayError
-from pipelines import feature_tables, lake
-from pipelines.examples import examples
+from pipelines.data import lake
 from pipelines.home import Home, utc
+from pipelines.records.examples import examples
 from pipelines.replay import fits, replayed
 from pipelines.replay.branch import Branch
 from pipelines.replay.common import Common
@@ -31,6 +31,7 @@ from pipelines.replay.policies import Named
 from pipelines.replay.pool import Here, pool
 from pipelines.replay.replayed import Replayed, replay
 from pipelines.replay.walk import build, walk
+from pipelines.store import feature_tables
 from tests.history import START, copy, history, in_force, until
 from tests.pipelines.replay.past import DAY, SINCE, SMALL, UNTIL, small
 

@@ -1,0 +1,1 @@
+"""Telling people who have not asked."""

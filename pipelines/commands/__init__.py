@@ -1,0 +1,1 @@
+"""What `headway` does, command by command."""

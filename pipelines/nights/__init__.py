@@ -1,0 +1,1 @@
+"""What a night and a week look at, and what they decide."""

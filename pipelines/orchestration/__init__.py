@@ -1,0 +1,1 @@
+"""Prefect: flows, schedules, triggers, and the processes behind them."""

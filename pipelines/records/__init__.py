@@ -1,0 +1,1 @@
+"""What is predicted: the examples, what was answered, and what turned out."""

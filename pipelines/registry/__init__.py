@@ -1,0 +1,1 @@
+"""What stands: the ledger, the versions, and which of them serves."""

@@ -1,0 +1,1 @@
+"""A challenger: fitted, judged, compared."""
