@@ -127,7 +127,9 @@ class Relived(Branch):
             folder, said, candidate.estimator, *retraining.make_reference(model, parts, candidate, evaluation)
         )
         fast = None if manifest.scorer == "pipeline" else compile(model.task, candidate.estimator, manifest.features)
-        self._champions[manifest.tag] = Packaged(manifest, candidate.estimator, folder, fast)
+        # Where it came out otherwise, what people made of it is still told under the name that it had.
+        self._champions[entry.body["tag"]] = Packaged(manifest, candidate.estimator, folder, fast)
+        self._champions[manifest.tag] = self._champions[entry.body["tag"]]
         asked = self.ledger.find(entry.body["verdict"]) if entry.body.get("verdict") else None
         retraining.enter(
             self.ledger, self._folder, model, as_of, manifest, evaluation, actor=entry.actor, verdict=asked
