@@ -11,7 +11,7 @@ can see it: the tick of its cadence at which it was computed, plus the table's l
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -35,6 +35,7 @@ __all__ = [
 
 Dtype = Literal["float", "int", "str", "bool", "timestamp"]
 Scalar = float | int | str | bool | None
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @contract
@@ -100,6 +101,10 @@ class FeatureTable:
             raise ValueError(f"cadence {self.cadence} does not divide a day evenly, so its ticks would wander")
         return self
 
+    def tick(self, instant: datetime) -> datetime:
+        """The last tick by an instant, counted from midnight UTC."""
+        return _tick(instant, self.cadence)
+
 
 @contract
 class RequestFeatures:
@@ -160,6 +165,15 @@ class Domain:
             unique(self.features_of(service.name), f"features of service {service.name}")
         return self
 
+    @property
+    def cadence(self) -> timedelta:
+        """How often the domain is ingested: as often as the first of its feature tables is due."""
+        return min(table.cadence for table in self.tables)
+
+    def tick(self, instant: datetime) -> datetime:
+        """When it was last due to be ingested, by an instant."""
+        return _tick(instant, self.cadence)
+
     def source(self, name: str) -> Source:
         """The source of that name. Raises DeclarationError naming the valid ones."""
         return _pick(self.sources, name, f"domain {self.name} has no source")
@@ -212,6 +226,10 @@ def _pick(things: tuple[Any, ...], name: str, complaint: str) -> Any:
         if thing.name == name:
             return thing
     raise DeclarationError(f"{complaint} {name!r}; it has: {', '.join(thing.name for thing in things)}")
+
+
+def _tick(instant: datetime, cadence: timedelta) -> datetime:
+    return instant - (instant - EPOCH) % cadence
 
 
 def _known(what: str, things: tuple[Any, ...], field: str, known: set[str], of: str) -> None:

@@ -90,7 +90,6 @@ class Demo:
         self.models = [models.load(name) for name in script.models]
         self.start = utc(script.start)
         self.lag = max(table.lag for table in self.domain.tables)
-        self.cadence = min(table.cadence for table in self.domain.tables)
         self.told: list[Told] = []
 
     def history(self) -> None:
@@ -132,7 +131,7 @@ class Demo:
         """Ask and refresh, in the order of the clock; returns how many predictions were made."""
         asked, tick = 0, day
         while tick < day + timedelta(days=1):
-            following = tick + self.cadence
+            following = tick + self.domain.cadence
             for model in self.models:
                 # What is decided at the very instant that a snapshot becomes visible sees it already.
                 seen = (moment + self.lag - INSTANT for moment in (tick, following))

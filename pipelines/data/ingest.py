@@ -24,6 +24,8 @@ from pipelines.registry.ledger import Ledger
 
 HISTORY = timedelta(days=3650)
 """How far back the first ingest of a source reads."""
+SECOND = timedelta(seconds=1)
+"""What file names tell instants to."""
 STRAY = 0.05
 """More rows than this share known outside of the window, and the clock of all of them is in doubt."""
 
@@ -83,6 +85,18 @@ def delivered(at: Home, domain_name: str, since: datetime, until: datetime) -> l
     folders = sorted(path for path in at.room("nights", domain_name).iterdir() if path.is_dir())
     inside = [path for path in folders if stamp(since) < path.name <= stamp(until)]
     return [read_json(path, Delivery) for folder in inside for path in sorted(folder.glob("*.json"))]
+
+
+def horizon(at: Home, domain: Domain, source: str, as_of: datetime) -> datetime:
+    """Up to when a source's rows were there to be known at an instant: as far as the last ingest by then took them in.
+
+    A night comes later than the tick that it builds on. What became known between them it could not see, so it does
+    not see it either when it is lived through again. Where no ingest ran at that tick, the root took in its past later,
+    and it is the tick itself.
+    """
+    tick = domain.tick(as_of)
+    found = [each for each in deliveries(at, domain.name, tick - SECOND, as_of) if each.source == source]
+    return tick if not found else datetime.fromisoformat(found[-1].since if found[-1].stops else found[-1].until)
 
 
 def _mended(delivery: Delivery, told: dict[tuple[str, str], str]) -> Delivery:

@@ -101,7 +101,7 @@ def _hours(fires: list[int]) -> str:
 
 
 def _ingest(domain: Domain) -> dict[str, Any]:
-    crons = ticks(min(table.cadence for table in domain.tables))
+    crons = ticks(domain.cadence)
     return {
         **_deployment("ingest", "domain", domain.name, "Take in what arrived and let serving see it."),
         "schedules": [_cron(cron, "UTC", f"tick-{number}") for number, cron in enumerate(crons)],

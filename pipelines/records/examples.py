@@ -10,6 +10,7 @@ import features
 from features import HeadwayError
 from models import Model
 from pipelines.data import lake
+from pipelines.data.ingest import horizon
 from pipelines.home import Home
 from pipelines.records import outcomes
 from pipelines.scorers.tasks import places
@@ -18,7 +19,7 @@ FIXED = ("example_id", "decision_time", "label", "label_known_at")
 
 
 def examples(at: Home, model: Model, since: datetime, until: datetime, *, as_of: datetime) -> pd.DataFrame:
-    """The model's examples decided in (since, until], as they were known by `as_of`.
+    """The model's examples decided in (since, until], as they were known by `as_of`, sources as `horizon` says.
 
     Returns:
         DataFrame sorted by decision time and id: example_id, decision_time (UTC), label (float64, of a class its
@@ -33,8 +34,9 @@ def examples(at: Home, model: Model, since: datetime, until: datetime, *, as_of:
     first = since - model.examples.known_before
     with lake.connect() as connection:
         for name in model.examples.sources:
-            known_at = domain.source(name).known_at
-            lake.relation(connection, name, at.room("lake", domain.name, name), by=known_at, since=first, until=as_of)
+            folder, known_at = at.room("lake", domain.name, name), domain.source(name).known_at
+            until_then = horizon(at, domain, name, as_of)
+            lake.relation(connection, name, folder, by=known_at, since=first, until=until_then)
         connection.execute(
             f"CREATE VIEW span AS SELECT TIMESTAMPTZ '{since.isoformat()}' AS since, "
             f"TIMESTAMPTZ '{until.isoformat()}' AS until"

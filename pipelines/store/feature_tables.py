@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from pipelines.home import Home
 
 ARROW = {"float": pa.float64(), "int": pa.int64(), "str": pa.string(), "bool": pa.bool_(), "timestamp": lake.INSTANT}
 VISIBLE, CREATED = "visible_at", "created_at"
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Tick = tuple[datetime, datetime]
 """An instant at which a table is computed, and the one before it."""
@@ -38,7 +37,7 @@ def build_tables(at: Home, domain_name: str, as_of: datetime, broken: frozenset[
     written = {}
     for table in domain.tables:
         last = _computed_until(at, domain, table)
-        due = last is None or _floor(as_of, table.cadence) > _floor(last, table.cadence)
+        due = last is None or table.tick(as_of) > table.tick(last)
         if due and not broken.intersection(table.sources):
             written[table.name] = _write(at, domain, table, [(as_of, last or as_of - table.cadence)])
     return written
@@ -82,7 +81,7 @@ def computed_until(at: Home, domain_name: str, source: str) -> datetime | None:
 
 def ticks(table: FeatureTable, since: datetime, until: datetime) -> list[Tick]:
     """The ticks of the table's cadence in (since, until], aligned to midnight UTC."""
-    at = _floor(since, table.cadence) + table.cadence
+    at = table.tick(since) + table.cadence
     found = []
     while at <= until:
         found.append((at, at - table.cadence))
@@ -142,7 +141,3 @@ def _computed_until(at: Home, domain: Domain, table: FeatureTable) -> datetime |
 
 def _progress(at: Home, domain: Domain, table: FeatureTable) -> Path:
     return at.room("snapshots", domain.name, table.name) / "computed_until.json"
-
-
-def _floor(instant: datetime, cadence: timedelta) -> datetime:
-    return instant - (instant - EPOCH) % cadence

@@ -22,7 +22,7 @@ import features.flights
 from expectations import Expectations, Rule, Suite
 from features import HeadwayError, Source
 from pipelines.data import lake
-from pipelines.data.ingest import Delivery, deliveries, ingest
+from pipelines.data.ingest import Delivery, deliveries, horizon, ingest
 from pipelines.home import Home
 
 START = datetime(2013, 1, 31, tzinfo=UTC)
@@ -278,6 +278,27 @@ def test_an_earlier_instant_than_the_last_is_refused(home: Home) -> None:
         with pytest.raises(HeadwayError, match=r"flights\.sales is ingested up to 2013-01-31 .* lies before"):
             ingest(home, NAME, START - DAY)
     assert kept(home) == ["id0"]
+
+
+def test_a_night_knows_what_the_last_ingest_before_it_took_in(home: Home) -> None:
+    with declared(Feed(steady(2))):
+        domain = features.load(NAME)
+        for as_of in (START + 20 * HOUR, START + DAY, START + 30 * HOUR):
+            taken(home, as_of)
+        known = [horizon(home, domain, SOURCE, START + hours * HOUR) for hours in (9, 21, 24, 24.5, 31)]
+    assert known == [START + hours * HOUR for hours in (6, 20, 24, 24, 30)], "no ingest at the first: the tick itself"
+
+
+def test_a_night_does_not_know_what_was_stopped(home: Home) -> None:
+    feed = Feed(steady(2))
+    with declared(feed):
+        taken(home, START + 20 * HOUR)
+        feed.spoil = lambda rows: rows.drop(columns="n")
+        assert taken(home, START + DAY).stops
+        feed.spoil = lambda rows: rows
+        taken(home, START + 30 * HOUR)
+        known = [horizon(home, features.load(NAME), SOURCE, START + hours * HOUR) for hours in (24.5, 31)]
+    assert known == [START + 20 * HOUR, START + 30 * HOUR]
 
 
 def test_a_correction_is_one_more_row(home: Home) -> None:

@@ -68,14 +68,15 @@ def test_real_flights_are_decided_and_labelled_as_computed_by_hand(
 @pytest.mark.parametrize("model", [LATE, DELAY], ids=lambda model: model.name)
 def test_a_label_counts_only_once_it_is_known(at: Home, model: Model) -> None:
     complete = asked(at, model)
-    for as_of in (utc("2013-03-10T16:24Z") - MICROSECOND, utc("2013-03-10T16:24Z"), UNTIL):
+    for as_of in (utc("2013-03-10T18:00Z") - MICROSECOND, utc("2013-03-10T18:00Z"), UNTIL):
         then = asked(at, model, as_of)
-        seen = complete["label_known_at"] <= pd.Timestamp(as_of)
-        in_plan = complete["scheduled_departure"] - DAY <= pd.Timestamp(as_of)
+        tick = pd.Timestamp(FLIGHTS.tick(as_of))  # what a night between two ticks could see
+        seen = complete["label_known_at"] <= tick
+        in_plan = complete["scheduled_departure"] - DAY <= tick
         expected = complete[in_plan].assign(label=complete["label"].where(seen)).reset_index(drop=True)
         pd.testing.assert_series_equal(then["example_id"], expected["example_id"])
         pd.testing.assert_series_equal(then["label"], expected["label"])
-        assert then["label_known_at"].dropna().max() <= pd.Timestamp(as_of)
+        assert then["label_known_at"].dropna().max() <= tick
         known = labelled(at, model, as_of=as_of, window=as_of - SINCE)
         assert set(known["example_id"]) == set(
             then.loc[seen & (then["decision_time"] <= pd.Timestamp(as_of)), "example_id"]

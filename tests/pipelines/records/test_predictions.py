@@ -192,7 +192,7 @@ def test_a_label_that_is_not_known_yet_is_not_joined(home: Home, flown: pd.DataF
     ]
     segment(home, "a", *asked)
     compact(home, DECLARED)
-    instant = NOON + 8 * HOUR
+    instant = NOON + 6 * HOUR
     then, later = (labelled(home, MODEL, NOON, NOON + 6 * HOUR, as_of=at) for at in (instant, NOON + 2 * DAY))
     known = later["label_known_at"] <= pd.Timestamp(instant)
     assert 0 < known.sum() < later["label"].notna().sum()
