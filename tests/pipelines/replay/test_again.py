@@ -51,6 +51,7 @@ def lived(history: Home, home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
         Ledger(at.ledger_url), at.pointers, model=MODEL.name, as_of=NIGHT + timedelta(hours=1), actor="desk",
         why="complaints", key="back",
     )  # fmt: skip
+    night.refresh(at, DOMAIN, START + 2 * DAY)  # brings labels of before the first night that it could not know
     night.night(at, MODEL, NIGHT + DAY)
     return at
 
