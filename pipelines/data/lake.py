@@ -7,9 +7,11 @@ none. Rows live in the day in which they became known, so a reader with a horizo
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import duckdb
@@ -135,16 +137,25 @@ def relation(
         kept = f"* EXCLUDE ({RELEASED})"
         there = f" AND ({RELEASED} IS NULL OR {RELEASED} <= TIMESTAMPTZ '{until.isoformat()}')"
     connection.execute(
-        f'CREATE VIEW "{name}" AS SELECT {kept} FROM read_parquet([{listed}], union_by_name = true) '
+        f'CREATE TEMP VIEW "{name}" AS SELECT {kept} FROM read_parquet([{listed}], union_by_name = true) '
         f"WHERE \"{by}\" > TIMESTAMPTZ '{since.isoformat()}' AND \"{by}\" <= TIMESTAMPTZ '{until.isoformat()}'{there}"
     )
 
 
 def connect() -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection for feature and example queries: UTC, one thread, so sums add up in one order."""
-    connection = duckdb.connect(config={"threads": 1, "autoinstall_known_extensions": False})
+    """A DuckDB connection for feature and example queries: UTC, one thread, so sums add up in one order.
+
+    All of a process are to one database in memory, which is slow to start. Each sees its own temporary views only.
+    """
+    connection = _database(os.getpid()).cursor()
     connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
     return connection
+
+
+@cache
+def _database(_process: int) -> duckdb.DuckDBPyConnection:
+    """Of a process: one that was forked off would wait for ever on that of its parent."""
+    return duckdb.connect(config={"threads": 1, "autoinstall_known_extensions": False})
 
 
 def microseconds(table: pa.Table) -> pa.Table:

@@ -50,7 +50,7 @@ def _staleness(table: Table, calendar: Branch, age: int) -> Staleness | None:
     if len(there) < 2:
         return None
     places = sorted({int(place) for place in np.linspace(0, len(there) - 1, LOOKED_AT)})
-    lost = np.array([table.gain(calendar, there[place][0], there[place][1], there[place][2]) for place in places])
+    lost = np.array([table.gain(*there[place]) for place in places])
     return Staleness(age, table.mean(lost), len(lost))
 
 

@@ -25,7 +25,7 @@ from pipelines.registry.chain import Entry
 from pipelines.registry.package import Packaged
 from pipelines.registry.promotion import Pointer
 from pipelines.replay.common import Common
-from pipelines.replay.fits import Fitted, Order
+from pipelines.replay.fits import Fitted, Order, read
 from pipelines.replay.past import Past
 from pipelines.replay.policies import Named, Signal, Tonight
 from pipelines.replay.recall import Recalled
@@ -137,8 +137,10 @@ class Branch:
     def _refer(self, as_of: datetime, pointer: Pointer) -> Course:
         """Have the champion's reference made once a window of its reign closes: before that, nothing asks for it."""
         if decision.closes(self.model, pointer, as_of):
-            made = next(each for each in self.orders if each.key == self.common.key(pointer.tag))
-            yield replace(made, evidence=True)
+            yield replace(self._order(pointer), evidence=True)
+
+    def _order(self, pointer: Pointer) -> Order:
+        return next(each for each in self.orders if each.key == self.common.key(pointer.tag))
 
     def _doubtful(self, as_of: datetime, pointer: Pointer) -> bool:
         """Whether something tonight could be a veto: see `verdict.decide` and `verdict.missing_faults`."""
@@ -150,8 +152,9 @@ class Branch:
             return False
         days = pd.date_range(until - self.model.monitoring.window, until, freq="D", inclusive="left")
         seen = [self.common.missing(day.to_pydatetime()) for day in days]
-        rows, gone = sum(count for count, _ in seen), np.sum([gone for _, gone in seen], axis=0)
-        return rows > 0 and bool((gone >= MISSING_FAULT * rows).any())
+        rows, gone = sum(count for count, _ in seen), sum(gone for _, gone in seen)
+        limit = pd.Series(read(self._order(pointer)).missing) + MISSING_FAULT
+        return rows > 0 and bool(gone.ge(limit * rows).any())
 
     def _train(self, as_of: datetime, model: Model | None = None) -> Course:
         order = Order(self.past, self.common.frames.folder.name, as_of)

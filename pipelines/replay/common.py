@@ -49,7 +49,15 @@ class Common:
 
     def answers(self, tag: str, day: datetime) -> np.ndarray:
         """What a version answers to all requests of a UTC day: (n,), or (n, classes)."""
-        return self._once(("answers", self.key(tag), day), lambda: self._answer(tag, self.frames.day(day).inputs))
+        week = self.frames.week(day)
+
+        def answered() -> dict[datetime, np.ndarray]:  # a call costs as much as a day's rows: it is asked for a week
+            inputs = [self.frames.day(each).inputs for each in week]
+            ends = np.cumsum([len(each) for each in inputs])[:-1]
+            found = self._answer(tag, pd.concat(inputs, ignore_index=True))
+            return dict(zip(week, np.split(found, ends), strict=True))
+
+        return self._once(("answers", self.key(tag), *week), answered)[day]
 
     def given(self, reigns: Sequence[Pointer], day: datetime) -> np.ndarray:
         """What callers were answered on a day: each by the version that was live at its decision time."""
@@ -76,12 +84,12 @@ class Common:
         assert before is not None
         return self._once(("profile", day, self.key(tag), self.key(before.tag), *live), taken)
 
-    def missing(self, day: datetime) -> tuple[int, np.ndarray]:
+    def missing(self, day: datetime) -> tuple[int, pd.Series]:
         """How many requests a day had, and for how many of them each input was missing."""
 
-        def counted() -> tuple[int, np.ndarray]:
+        def counted() -> tuple[int, pd.Series]:
             inputs = self.frames.day(day).inputs
-            return len(inputs), inputs.isna().to_numpy().sum(axis=0)
+            return len(inputs), inputs.isna().sum()
 
         return self._once(("missing", day), counted)
 

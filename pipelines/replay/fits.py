@@ -25,11 +25,13 @@ from typing import Any
 import joblib
 import msgspec
 import numpy as np
+import pandas as pd
 from pyarrow import feather
 
 import features
 from features import HeadwayError
 from models import Model
+from monitoring.profile import iso_days
 from pipelines.data import lake
 from pipelines.files import read_json, write_json
 from pipelines.home import PROJECT
@@ -86,6 +88,8 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True):
     """Why there is no fit, if there is none: too few labelled rows, or what the estimator raised."""
     sha256: str = ""
     """Of the estimator's file."""
+    missing: dict[str, float] = {}
+    """Of each input the lowest share of rows that lack it, of all days behind the fit: no window has a lower one."""
     seconds: float = 0.0
     """CPU seconds of the bare fit."""
     spent: float = 0.0
@@ -205,8 +209,8 @@ def _fit(asked: Order, folder: Path) -> Fitted:
     feather.write_feather(parts.holdout.rows[asks].assign(**answers), str(folder / HOLDOUT))
     return Fitted(
         key=asked.key, manifest=retraining.describe(model, asked.as_of, parts, found),
-        sha256=hashlib.sha256((folder / ESTIMATOR).read_bytes()).hexdigest(), seconds=seconds,
-        spent=time.process_time() - began,
+        sha256=hashlib.sha256((folder / ESTIMATOR).read_bytes()).hexdigest(), missing=_least_missing(parts),
+        seconds=seconds, spent=time.process_time() - began,
     )  # fmt: skip
 
 
@@ -220,6 +224,12 @@ def _alone(model: Model, parts: Split, fitted: Any) -> Evaluation:
     found = score(model, label, ours)
     gates = alone(model, fitted, parts)
     return Evaluation(gates, {"holdout": round(found, DIGITS)} if np.isfinite(found) else {}, {}, ours, "pipeline", "")
+
+
+def _least_missing(parts: Split) -> dict[str, float]:
+    gone = pd.concat([parts.train.inputs, parts.holdout.inputs]).isna()
+    days = iso_days(pd.concat([parts.train.rows["decision_time"], parts.holdout.rows["decision_time"]]))
+    return {str(name): float(share) for name, share in gone.groupby(days).mean().min().items()}
 
 
 def _refer(model: Model, parts: Split, fitted: Any, folder: Path) -> None:

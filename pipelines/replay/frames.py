@@ -84,6 +84,11 @@ class Frames:
             self._held.popitem(last=False)
         return self._held[day]
 
+    def week(self, day: datetime) -> list[datetime]:
+        """The days of the calendar week around a day that are built."""
+        days = [day + number * DAY for number in range(-day.weekday(), 7 - day.weekday())]
+        return [each for each in days if self._path(each).exists()]
+
     def training(self, model: Model, as_of: datetime) -> Frame:
         """`frame.training_frame` as of an instant: labels known by then, features as of each decision time."""
         return self.frame(labelled(self.past.at, model, as_of=as_of, window=model.training_window))

@@ -7,7 +7,8 @@ at the end of the replay. The window is also the unit of every interval: rows of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
+from functools import cache, partial
 
 import msgspec
 import numpy as np
@@ -34,8 +35,9 @@ class Table:
     def __init__(self, branches: Sequence[Branch], until: datetime) -> None:
         first = branches[0]
         self.model, self.until, self.branches = first.past.model, until, branches
+        self.common = first.common
         self.windows = windows(self.model, first.nights[0], until)
-        self.truth = {since: _truth(first, since, self.model.monitoring.window, until) for since in self.windows}
+        self.truth = cache(partial(_truth, first, until))
         self.series = {branch.named.name: self._series(branch) for branch in branches}
 
     def mean(self, values: np.ndarray) -> Interval:
@@ -45,14 +47,13 @@ class Table:
         low, high = np.quantile(drawn, [tail, 1 - tail])
         return Interval(*(round(float(each), DIGITS) for each in (values.mean(), low, high)))
 
-    def gain(self, branch: Branch, since: datetime, ours: str, theirs: str) -> float:
+    def gain(self, since: datetime, ours: str, theirs: str) -> float:
         """How far one version scores above another in the window from `since`; NaN where no label has matured."""
-        span = self.model.monitoring.window
-        if since + span > midnight(self.until - self.model.examples.label_matures):
+        if since + self.model.monitoring.window > midnight(self.until - self.model.examples.label_matures):
             return float("nan")
-        days, rows, label = self.truth.get(since) or _truth(branch, since, span, self.until)
+        days, rows, label = self.truth(since)
         scores = [
-            score(self.model, label, np.concatenate([branch.common.answers(tag, day) for day in days])[rows])
+            score(self.model, label, np.concatenate([self.common.answers(tag, day) for day in days])[rows])
             for tag in (ours, theirs)
         ]
         return scores[0] - scores[1]
@@ -60,7 +61,7 @@ class Table:
     def _series(self, branch: Branch) -> np.ndarray:
         found = []
         for since in self.windows:
-            days, rows, label = self.truth[since]
+            days, rows, label = self.truth(since)
             given = np.concatenate([branch.given(day) for day in days])[rows]
             found.append(score(self.model, label, given))
         return np.array(found)
@@ -73,10 +74,9 @@ def windows(model: Model, since: datetime, until: datetime) -> list[datetime]:
     return [first + number * span for number in range(max(0, count))]
 
 
-def _truth(
-    branch: Branch, since: datetime, span: timedelta, until: datetime
-) -> tuple[list[datetime], np.ndarray, np.ndarray]:
+def _truth(branch: Branch, until: datetime, since: datetime) -> tuple[list[datetime], np.ndarray, np.ndarray]:
     """The days of a window, the rows among their requests that have a label by `until`, and these labels."""
+    span = branch.model.monitoring.window
     days = [since + number * DAY for number in range(span // DAY)]
     asked = pd.concat([branch.common.frames.day(day).rows for day in days], ignore_index=True)
     rows = branch.past.labels(asked.assign(row=np.arange(len(asked))), since, since + span, as_of=until)
@@ -153,6 +153,6 @@ def _false(table: Table, branch: Branch, as_of: datetime) -> bool:
     if not made.body["passed"]:
         return True
     starts = [midnight(as_of) + number * table.model.monitoring.window for number in range(TRIED)]
-    gains = [table.gain(branch, since, made.body["tag"], before.tag) for since in starts]
+    gains = [table.gain(since, made.body["tag"], before.tag) for since in starts]
     known = [gain for gain in gains if np.isfinite(gain)]
     return bool(known) and float(np.mean(known)) <= 0
