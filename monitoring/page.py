@@ -85,6 +85,8 @@ class Opinion(msgspec.Struct, frozen=True):
     until: str
     """What was replayed, ISO days."""
     sentence: str
+    page: str = ""
+    """Its file, which lies with the weekly pages."""
 
 
 class Link(msgspec.Struct, frozen=True):

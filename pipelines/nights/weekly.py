@@ -211,7 +211,7 @@ def _opinion(at: Home, model: Model, as_of: datetime) -> Opinion | None:
     found = [
         opinion
         for path in at.reports.glob(f"replay-{model.name}-????-??-??.json")
-        for opinion in [read_json(path, Opinion)]
+        for opinion in [msgspec.structs.replace(read_json(path, Opinion), page=path.with_suffix(".html").name)]
         if opinion.until <= as_of.date().isoformat()
     ]
     return max(found, key=lambda each: each.until, default=None)
