@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import models
@@ -18,12 +15,11 @@ from monitoring.quality import metric_name
 from monitoring.replayed import Outcome, Replayed
 from pipelines.files import write_bytes, write_json
 from pipelines.home import Home, home, utc
-from pipelines.progress import console, step
+from pipelines.progress import bars, step
 from pipelines.replay.grammar import parse_all
 from pipelines.replay.past import Past, open_past
 from pipelines.replay.pool import pool
 from pipelines.replay.replayed import replay
-from pipelines.replay.walk import Told
 
 WIDTH = 132
 """Of the table: it is read in files, too."""
@@ -41,9 +37,8 @@ def run(given: argparse.Namespace) -> int:
     if since >= until:
         raise HeadwayError(f"--from {given.since} does not lie before --to {given.until}")
     asked, dummies = parse_all(given.policies or POLICIES, model.policies)
-    with step(f"the past of {model.name}, from {since:%d %B %Y} to {until:%d %B %Y}"):
-        past = open_past(at, model, since, until)
-    with pool(at, given.cores or os.cpu_count() or 1, given.dask) as executor, progress() as told:
+    with bars() as told, pool(at, given.cores or os.cpu_count() or 1, given.dask) as executor:
+        past = open_past(at, model, since, until, told)
         found = replay(past, asked, since, until, executor, told, dummies=dummies)
     _show(at, found)
     return 0
@@ -74,21 +69,6 @@ def _relive(at: Home, model: Model) -> int:
     for each in differences:
         print(f"  {each.key}: {', '.join(each.fields)}")
     return 1 if differences else 0
-
-
-@contextmanager
-def progress() -> Iterator[Told]:
-    """Shows how far the replay is, and how long it will take."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        tasks: dict[str, object] = {}
-
-        def told(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=of)
-            bar.update(tasks[what], completed=done, total=of)  # type: ignore[arg-type]
-
-        yield told
 
 
 def table(found: Replayed) -> Table:

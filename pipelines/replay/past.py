@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -25,6 +25,7 @@ from pipelines.data import ingest, lake
 from pipelines.home import Home
 from pipelines.nights import night
 from pipelines.nights.decision import DAY, Seen, midnight
+from pipelines.progress import Told
 from pipelines.records import examples, predictions
 from pipelines.store import feature_tables
 
@@ -112,7 +113,7 @@ class Past:
         return {name: value for name, value in self.__dict__.items() if name not in ("_known", "_seen")}
 
 
-def open_past(live: Home, model: Model, since: datetime, until: datetime) -> Past:
+def open_past(live: Home, model: Model, since: datetime, until: datetime, told: Told) -> Past:
     """The past of (since, until] with what training needs before it: of the live root if it has it, else taken in anew.
 
     A root that has not lived through it takes in all that was known by `since` at once, and the rest week by week, each
@@ -125,7 +126,7 @@ def open_past(live: Home, model: Model, since: datetime, until: datetime) -> Pas
         return Past(live, model, room)
     at = Home(live.room("replay", "past", model.domain))
     if not covers(at, model, since, until):
-        _take_in(at, model, since, until)
+        _take_in(at, model, since, until, told)
     return Past(at, model, room)
 
 
@@ -148,15 +149,20 @@ def _tables_of(at: Home, domain: str, table: str) -> list[date]:
     return [date.fromisoformat(path.stem) for path in lake.days(at.room("snapshots", domain, table))]
 
 
-def _take_in(at: Home, model: Model, since: datetime, until: datetime) -> None:
+def _take_in(at: Home, model: Model, since: datetime, until: datetime, told: Told) -> None:
     from pipelines.store import feature_store  # Feast is slow to import: only where it is wanted
 
     domain = features.load(model.domain)
     feature_store.apply(at)
-    for as_of in _batches(at, domain.name, since, until):
-        ingest.ingest(at, domain.name, as_of)
     first = since - model.training_window - max(table.ttl for table in domain.tables)
-    feature_tables.backfill(at, domain.name, first, until)
+    steps: list[Callable[[], object]] = [
+        *(partial(ingest.ingest, at, domain.name, as_of) for as_of in _batches(at, domain.name, since, until)),
+        partial(feature_tables.backfill, at, domain.name, first, until),
+    ]
+    for number, step in enumerate(steps):
+        told(f"taking in the past of {domain.name}", number, len(steps))
+        step()
+    told(f"taking in the past of {domain.name}", len(steps), len(steps))
     if stopped := night.seen(at, model).faults(until - BATCH, until):
         raise HeadwayError(f"the past cannot be taken in: {stopped[0].source}: {stopped[0].sentence}")
 

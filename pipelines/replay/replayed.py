@@ -12,6 +12,7 @@ import numpy as np
 from features import HeadwayError
 from monitoring import budget
 from monitoring.replayed import Interval, Outcome, Replayed
+from pipelines.progress import Told
 from pipelines.replay import fits
 from pipelines.replay.advice import advise
 from pipelines.replay.branch import Branch
@@ -21,7 +22,7 @@ from pipelines.replay.grammar import parse
 from pipelines.replay.outcome import Table, always_of, compared, outcome, windows
 from pipelines.replay.past import Past
 from pipelines.replay.policies import Chosen, Current, Every, Named, Never
-from pipelines.replay.walk import Told, build, walk
+from pipelines.replay.walk import build, walk
 
 RANDOM = 5
 """Times that as many retrainings are drawn at random."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import replace
 from datetime import datetime
@@ -10,6 +10,7 @@ from typing import Any
 
 from features import HeadwayError
 from pipelines.nights.decision import DAY, midnight
+from pipelines.progress import Told
 from pipelines.replay.branch import Branch, Course
 from pipelines.replay.common import Common
 from pipelines.replay.fits import Fitted, Order, order, read
@@ -17,9 +18,6 @@ from pipelines.replay.frames import CHUNK, Frames
 from pipelines.replay.past import Past
 from pipelines.replay.policies import Named
 from pipelines.replay.pool import Here
-
-Told = Callable[[str, int, int], None]
-"""(what is being done, done, of): called as it goes on."""
 
 
 def build(past: Past, frames: Frames, since: datetime, until: datetime, executor: Executor, told: Told) -> None:
