@@ -224,7 +224,7 @@ class Branch:
     def _labelled(self, since: datetime, until: datetime, *, as_of: datetime) -> pd.DataFrame:
         days = [day.to_pydatetime() for day in pd.date_range(since, until, freq="D", inclusive="left")]
         asked = pd.concat([self.common.frames.day(day).rows for day in days], ignore_index=True)
-        rows = self.past.labels(asked.assign(row=np.arange(len(asked))), since, until, as_of=as_of)
+        rows = self.past.labels(asked, since, until, as_of=as_of)
         answers = np.concatenate([self.given(day) for day in days])[rows["row"].to_numpy()]
         return rows.assign(**columns(self.model.classes, answers))
 

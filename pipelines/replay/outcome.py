@@ -79,7 +79,7 @@ def _truth(branch: Branch, until: datetime, since: datetime) -> tuple[list[datet
     span = branch.model.monitoring.window
     days = [since + number * DAY for number in range(span // DAY)]
     asked = pd.concat([branch.common.frames.day(day).rows for day in days], ignore_index=True)
-    rows = branch.past.labels(asked.assign(row=np.arange(len(asked))), since, since + span, as_of=until)
+    rows = branch.past.labels(asked, since, since + span, as_of=until)
     known = rows[rows["label"].notna()]
     return days, known["row"].to_numpy(), known["label"].to_numpy(dtype="float64")
 

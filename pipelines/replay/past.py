@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pandas as pd
 
 import features
@@ -88,11 +89,17 @@ class Past:
         return pd.concat([plain, pd.DataFrame(given)], axis=1)
 
     def labels(self, asked: pd.DataFrame, since: datetime, until: datetime, *, as_of: datetime) -> pd.DataFrame:
-        """`predictions.with_labels` of the rows asked in (since, until], by what was known at `as_of`."""
-        return self._once(
-            ("labels", since, until, as_of),
-            lambda: predictions.with_labels(self.at, self.model, asked, since, until, as_of=as_of),
-        )
+        """`predictions.with_labels` of the rows asked in (since, until], by what was known at `as_of`.
+
+        Columns: row (place among `asked`), decision_time, label. No more: they are remembered for the whole past.
+        """
+
+        def joined() -> pd.DataFrame:
+            rows = asked.assign(row=np.arange(len(asked)))
+            found = predictions.with_labels(self.at, self.model, rows, since, until, as_of=as_of)
+            return found[["row", "decision_time", "label"]].copy()
+
+        return self._once(("labels", since, until, as_of), joined)
 
     def _once(self, key: tuple[Any, ...], ask: Callable[[], T]) -> T:
         if key not in self._known:
