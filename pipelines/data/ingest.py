@@ -96,7 +96,9 @@ def horizon(at: Home, domain: Domain, source: str, as_of: datetime) -> datetime:
     """
     tick = domain.tick(as_of)
     found = [each for each in deliveries(at, domain.name, tick - SECOND, as_of) if each.source == source]
-    return tick if not found else datetime.fromisoformat(found[-1].since if found[-1].stops else found[-1].until)
+    if not found:
+        return tick
+    return min(as_of, datetime.fromisoformat(found[-1].since if found[-1].stops else found[-1].until))
 
 
 def _mended(delivery: Delivery, told: dict[tuple[str, str], str]) -> Delivery:

@@ -23,6 +23,7 @@ from features import HeadwayError
 from pipelines.files import read_json, replacing, write_json
 
 INSTANT = pa.timestamp("us", tz="UTC")
+DAY = re.compile(r"\d{4}-\d\d-\d\d\.parquet")
 RELEASED = "_released_at"
 """Column of rows that lay in quarantine: from when they were there to be known. Readers with an earlier horizon do not
 see them, though the source knew them before. Null for all others; no reader is given it."""
@@ -84,8 +85,8 @@ def days(folder: Path, since: datetime | None = None, until: datetime | None = N
     """The day files of `folder` that can hold rows of (since, until], oldest first."""
     first = since.astimezone(UTC).date().isoformat() if since else ""
     last = until.astimezone(UTC).date().isoformat() if until else "9999"
-    found = (path for path in folder.glob("*.parquet") if re.fullmatch(r"\d{4}-\d\d-\d\d", path.stem))
-    return sorted(path for path in found if first <= path.stem <= last)
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return [folder / name for name in names if DAY.fullmatch(name) and first <= name.removesuffix(".parquet") <= last]
 
 
 def read(
