@@ -10,7 +10,7 @@ those names. The estimator is any classifier with `predict_proba`; it is fitted 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -45,6 +45,11 @@ class Examples:
     """How long before its decision time the rows of an example may have become known."""
     label_matures: timedelta = Field(gt=timedelta(0))
     """How long after the decision time nearly all labels are known."""
+
+    def matured(self, as_of: datetime) -> datetime:
+        """Up to when examples have their labels by an instant. Of later ones only those that came early are known, and
+        these are not like the rest."""
+        return as_of - self.label_matures
 
 
 @contract
@@ -127,7 +132,7 @@ class Model:
     """Makes a fresh, seeded scikit-learn estimator that takes a DataFrame of the service's features."""
     training_window: Days
     holdout: Days
-    """The latest examples before `as_of`, kept out of training: what all gates are judged on."""
+    """The latest examples whose labels have matured, kept out of training: what all gates are judged on."""
     metric: str
     """A scikit-learn scorer name, larger is better: roc_auc (binary), roc_auc_ovr or neg_log_loss (multiclass),
     neg_mean_absolute_error (regression), ..."""

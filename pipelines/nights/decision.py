@@ -158,7 +158,7 @@ def _surprise(
     seen: Seen, model: Model, since: datetime, as_of: datetime, reference: profile.Reference
 ) -> dict[str, Day]:
     """Surprise of the window's days whose labels have matured by `as_of`."""
-    until = midnight(as_of - model.examples.label_matures)
+    until = midnight(model.examples.matured(as_of))
     if until <= since:
         return {}
     rows = seen.labelled(since, until, as_of=as_of)

@@ -44,7 +44,7 @@ def quality(at: Home, model: Model, as_of: datetime) -> list[Quality]:
     for since in _starts(at, model, as_of):
         rows = predictions.labelled(at, model, since, min(since + model.monitoring.window, as_of), as_of=as_of)
         if len(rows):
-            matured = rows["decision_time"] <= pd.Timestamp(as_of - model.examples.label_matures)
+            matured = rows["decision_time"] <= pd.Timestamp(model.examples.matured(as_of))
             share = float(rows["label"].notna()[matured].mean()) if matured.any() else None
             expected = float(np.median(usual)) if usual else share or 1.0
             found.append(_quality(at, model, since, rows, matured, expected, held))

@@ -46,8 +46,9 @@ def examples(at: Home, model: Model, since: datetime, until: datetime, *, as_of:
 
 
 def labelled(at: Home, model: Model, *, as_of: datetime, window: timedelta) -> pd.DataFrame:
-    """The examples of the `window` before `as_of` whose labels were known by then."""
-    found = examples(at, model, as_of - window, as_of, as_of=as_of)
+    """The examples with a label of the last `window` whose labels have matured by `as_of`."""
+    until = model.examples.matured(as_of)
+    found = examples(at, model, until - window, until, as_of=as_of)
     return found[found["label"].notna()].reset_index(drop=True)
 
 

@@ -45,7 +45,7 @@ def with_features(at: Home, model: Model, rows: pd.DataFrame) -> Frame:
 
 
 def training_frame(at: Home, model: Model, as_of: datetime) -> Frame:
-    """The labelled examples of the training window before `as_of`, with features. Labels known by `as_of` only."""
+    """The labelled examples of the training window that has matured by `as_of`, with features."""
     return with_features(at, model, labelled(at, model, as_of=as_of, window=model.training_window))
 
 
@@ -59,11 +59,11 @@ class Split:
 
 
 def split(model: Model, frame: Frame, as_of: datetime) -> Split:
-    """Keep the model's holdout out of training: examples decided in the last `holdout` before `as_of`.
+    """Keep the model's holdout out of training: examples decided in the last `holdout` that has matured by `as_of`.
 
     Raises HeadwayError when one side is too small to mean anything, or a class has no row to train on.
     """
-    until = as_of - model.holdout
+    until = model.examples.matured(as_of) - model.holdout
     late = frame.rows["decision_time"] > pd.Timestamp(until)
     parts = Split(frame.where(~late), frame.where(late), until)
     for name, part in (("training", parts.train), ("holdout", parts.holdout)):

@@ -49,7 +49,7 @@ class Table:
 
     def gain(self, since: datetime, ours: str, theirs: str) -> float:
         """How far one version scores above another in the window from `since`; NaN where no label has matured."""
-        if since + self.model.monitoring.window > midnight(self.until - self.model.examples.label_matures):
+        if since + self.model.monitoring.window > midnight(self.model.examples.matured(self.until)):
             return float("nan")
         days, rows, label = self.truth(since)
         scores = [
@@ -70,7 +70,7 @@ class Table:
 def windows(model: Model, since: datetime, until: datetime) -> list[datetime]:
     """Where the windows begin that lie in [since, until) and whose labels have matured by `until`."""
     first, span = midnight(since), model.monitoring.window
-    count = (midnight(until - model.examples.label_matures) - first) // span
+    count = (midnight(model.examples.matured(until)) - first) // span
     return [first + number * span for number in range(max(0, count))]
 
 

@@ -32,6 +32,7 @@ from pipelines.store import feature_tables
 
 BATCH = timedelta(days=7)
 """What a root that has not lived through the past takes in at once, and so checks as one delivery."""
+KEPT = ("role", "decision_time", "label")
 NAMED = ("request_id", "instance", "example_id", "decision_time", "role")
 T = TypeVar("T")
 
@@ -91,13 +92,13 @@ class Past:
     def labels(self, asked: pd.DataFrame, since: datetime, until: datetime, *, as_of: datetime) -> pd.DataFrame:
         """`predictions.with_labels` of the rows asked in (since, until], by what was known at `as_of`.
 
-        Columns: row (place among `asked`), decision_time, label. No more: they are remembered for the whole past.
+        Columns: row (place among `asked`), and `KEPT`. No more: they are remembered for the whole past.
         """
 
         def joined() -> pd.DataFrame:
             rows = asked.assign(row=np.arange(len(asked)))
             found = predictions.with_labels(self.at, self.model, rows, since, until, as_of=as_of)
-            return found[["row", "decision_time", "label"]].copy()
+            return found[["row", *KEPT]].copy()
 
         return self._once(("labels", since, until, as_of), joined)
 
@@ -147,9 +148,15 @@ def covers(at: Home, model: Model, since: datetime, until: datetime) -> bool:
     if not all(end and end >= until for end in ends) or not all(tables):
         return False
     known = [lake.days(at.room("lake", domain.name, name)) for name in model.examples.sources]
-    first = max([(since - model.training_window).date(), *(date.fromisoformat(days[0].stem) for days in known if days)])
+    begun = [date.fromisoformat(days[0].stem) for days in known if days]
+    first = max([_first(model, since).date(), *begun])
     starts, stops = [days[0] for days in tables], [days[-1] for days in tables]
     return max(starts) <= first + BATCH and min(stops) >= until.date() - BATCH
+
+
+def _first(model: Model, since: datetime) -> datetime:
+    """Where the examples begin that the first training needs."""
+    return model.examples.matured(since) - model.training_window
 
 
 def _tables_of(at: Home, domain: str, table: str) -> list[date]:
@@ -161,7 +168,7 @@ def _take_in(at: Home, model: Model, since: datetime, until: datetime, told: Tol
 
     domain = features.load(model.domain)
     feature_store.apply(at)
-    first = since - model.training_window - max(table.ttl for table in domain.tables)
+    first = _first(model, since) - max(table.ttl for table in domain.tables)
     steps: list[Callable[[], object]] = [
         *(partial(ingest.ingest, at, domain.name, as_of) for as_of in _batches(at, domain.name, since, until)),
         partial(feature_tables.backfill, at, domain.name, first, until),

@@ -22,7 +22,7 @@ from pipelines.replay.pool import Here
 
 def build(past: Past, frames: Frames, since: datetime, until: datetime, executor: Executor, told: Told) -> None:
     """Build the frames that a replay of [since, until] needs, its trainings among it."""
-    days = frames.missing(since - past.model.training_window, midnight(until))
+    days = frames.missing(past.model.examples.matured(since) - past.model.training_window, midnight(until))
     size = CHUNK // DAY
     chunks = [days[start : start + size] for start in range(0, len(days), size)]
     futures = [executor.submit(_built, past, frames.folder.name, chunk) for chunk in chunks]

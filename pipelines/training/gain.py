@@ -54,7 +54,7 @@ def expected(at: Home, model: Model, as_of: datetime, champion: Packaged) -> Gai
     The latest is scored and kept first, unless it is there already. Nothing is used that was not known by then, and the
     refitted model knows nothing that was not known when its window began.
     """
-    until = _midnight(as_of - model.examples.label_matures)
+    until = _midnight(model.examples.matured(as_of))
     since, word = until - model.monitoring.window, budget.window_word(model.monitoring.window)
     if since <= datetime.fromisoformat(champion.manifest.trained_as_of):
         return _untold(model, f"no {word} whose labels are in began after the champion was trained")
@@ -73,11 +73,12 @@ def answers(at: Home, model: Model, since: datetime, until: datetime, as_of: dat
 
     Raises HeadwayError when there are too few labels, or the champion was trained with other features or classes.
     """
-    rows = examples(at, model, since - model.training_window, until, as_of=as_of)
-    start, decided = pd.Timestamp(since), rows["decision_time"]
+    matured = model.examples.matured(since)
+    rows = examples(at, model, matured - model.training_window, until, as_of=as_of)
+    start, decided, labelled = pd.Timestamp(since), rows["decision_time"], rows["label"].notna()
     # Trained as retraining would have: on labels known by then, the holdout left out.
-    trains = (decided <= start - model.holdout) & (rows["label_known_at"] <= start) & rows["label"].notna()
-    asked = _sampled(rows[(decided > start) & rows["label"].notna()])
+    trains = labelled & (decided <= pd.Timestamp(matured - model.holdout)) & (rows["label_known_at"] <= start)
+    asked = _sampled(rows[labelled & (decided > start)])
     if min(trains.sum(), len(asked)) < ENOUGH:
         raise HeadwayError(f"{trains.sum()} labelled rows to train on and {len(asked)} to score, {ENOUGH} are needed")
     frame = with_features(at, model, pd.concat([rows[trains], asked], ignore_index=True))

@@ -77,9 +77,10 @@ def test_a_label_counts_only_once_it_is_known(at: Home, model: Model) -> None:
         pd.testing.assert_series_equal(then["example_id"], expected["example_id"])
         pd.testing.assert_series_equal(then["label"], expected["label"])
         assert then["label_known_at"].dropna().max() <= tick
-        known = labelled(at, model, as_of=as_of, window=as_of - SINCE)
+        matured = as_of - DAY
+        known = labelled(at, model, as_of=as_of, window=matured - SINCE)
         assert set(known["example_id"]) == set(
-            then.loc[seen & (then["decision_time"] <= pd.Timestamp(as_of)), "example_id"]
+            then.loc[seen & (then["decision_time"] <= pd.Timestamp(matured)), "example_id"]
         )
 
 
@@ -144,11 +145,10 @@ def framed(at: Home, model: Model) -> Frame:
 def test_a_frame_is_split_by_time_and_nothing_is_lost(at: Home) -> None:
     frame = framed(at, LATE)
     parts = split(replace(LATE, holdout=DAY), frame, UNTIL)
-    assert parts.trained_until == UNTIL - DAY
+    trained = LATE.examples.matured(UNTIL) - DAY
+    assert parts.trained_until == trained
     assert len(parts.train) + len(parts.holdout) == len(frame)
-    assert (
-        parts.train.rows["decision_time"].max() <= pd.Timestamp(UNTIL - DAY) < parts.holdout.rows["decision_time"].min()
-    )
+    assert parts.train.rows["decision_time"].max() <= pd.Timestamp(trained) < parts.holdout.rows["decision_time"].min()
     for part in (parts.train, parts.holdout):
         assert part.rows["distance"].tolist() == part.inputs["distance"].tolist()
     first, last = parts.train.rows["decision_time"].iloc[[0, -1]]

@@ -86,7 +86,7 @@ def test_an_example_takes_the_outcome_told_by_any_of_its_names(home: Home, flown
     assert labels(home) == {
         first: (1.0, NOON + HOUR), second: (0.0, NOON + 2 * HOUR), third: (1.0, NOON + 3 * HOUR),
     }  # fmt: skip
-    trained_on = labelled_examples(home, MODEL, as_of=LATER, window=2 * DAY)
+    trained_on = labelled_examples(home, MODEL, as_of=LATER, window=DAY)
     assert set(trained_on["example_id"]) == {first, second, third}
 
 

@@ -128,7 +128,7 @@ def test_a_dull_champion_is_told_from_one_that_knows_and_nothing_leaks(at: Home)
     # The refitted model was given what retraining would have been given when the window began, to the last row.
     ((inputs, label),) = watched.fitted
     then = labelled(at, model, as_of=SINCE, window=model.training_window)
-    then = then[then["decision_time"] <= pd.Timestamp(SINCE - model.holdout)]
+    then = then[then["decision_time"] <= pd.Timestamp(model.examples.matured(SINCE) - model.holdout)]
     assert len(inputs) == len(label) == len(then) > 5000
     assert label.tolist() == then["label"].tolist()
     # Kept, it is told again to the letter, without a fit.
