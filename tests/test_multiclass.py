@@ -185,7 +185,8 @@ def test_its_quality_is_told_with_and_without_labels_and_the_page_is_drawn(story
 def test_classes_that_change_places_are_found_and_named(story: Story) -> None:
     """Who was early is late: nothing that a look at the inputs could see."""
     sql = PUNCTUALITY.examples.sql.replace("'late'", "'?'").replace("'early'", "'late'").replace("'?'", "'early'")
-    changed = replace(PUNCTUALITY, examples=replace(PUNCTUALITY.examples, sql=sql))
+    watchful = replace(PUNCTUALITY.monitoring, false_alarms_per_year=12.0)  # five days of labels are in
+    changed = replace(PUNCTUALITY, examples=replace(PUNCTUALITY.examples, sql=sql), monitoring=watchful)
     verdict = night.judge(story.home, changed, NIGHTS[-1] + timedelta(minutes=15))
     relation = verdict.evidence.relation
     assert relation is not None and relation.alarm

@@ -138,7 +138,7 @@ def relation(
         kept = f"* EXCLUDE ({RELEASED})"
         there = f" AND ({RELEASED} IS NULL OR {RELEASED} <= TIMESTAMPTZ '{until.isoformat()}')"
     connection.execute(
-        f'CREATE TEMP VIEW "{name}" AS SELECT {kept} FROM read_parquet([{listed}], union_by_name = true) '
+        f'CREATE TEMPORARY VIEW "{name}" AS SELECT {kept} FROM read_parquet([{listed}], union_by_name = true) '
         f"WHERE \"{by}\" > TIMESTAMPTZ '{since.isoformat()}' AND \"{by}\" <= TIMESTAMPTZ '{until.isoformat()}'{there}"
     )
 

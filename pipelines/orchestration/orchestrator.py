@@ -22,6 +22,9 @@ POOL = "headway"
 RETRAIN = "headway.verdict.retrain"
 """The event that says: the ledger has a verdict that asks for retraining."""
 
+PATIENCE = 60
+"""Seconds that the server may take for an answer: on one busy disk its SQLite makes calls wait for each other."""
+
 _PREFECT = {
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
@@ -83,7 +86,7 @@ class Api:
         Raises HeadwayError when the server refuses, or is not there.
         """
         try:
-            answer = httpx.post(f"{self._url}/api{path}", json=body, auth=self._auth, timeout=30)
+            answer = httpx.post(f"{self._url}/api{path}", json=body, auth=self._auth, timeout=PATIENCE)
         except httpx.HTTPError as error:
             raise HeadwayError(f"No Prefect server answers at {self._url} ({error}). See `headway status`.") from None
         if answer.status_code in (httpx.codes.NOT_FOUND, httpx.codes.CONFLICT):

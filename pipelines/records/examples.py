@@ -38,7 +38,7 @@ def examples(at: Home, model: Model, since: datetime, until: datetime, *, as_of:
             until_then = horizon(at, domain, name, as_of)
             lake.relation(connection, name, folder, by=known_at, since=first, until=until_then)
         connection.execute(
-            f"CREATE TEMP VIEW span AS SELECT TIMESTAMPTZ '{since.isoformat()}' AS since, "
+            f"CREATE TEMPORARY VIEW span AS SELECT TIMESTAMPTZ '{since.isoformat()}' AS since, "
             f"TIMESTAMPTZ '{until.isoformat()}' AS until"
         )
         found = lake.microseconds(connection.sql(model.examples.sql).to_arrow_table()).to_pandas()

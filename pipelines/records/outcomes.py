@@ -116,7 +116,7 @@ def _relate(
         lake.relation(connection, f"all_{name}", folder, by=by, since=span[0], until=span[1])
         source += f" UNION ALL BY NAME FROM all_{name}"
     columns = ", ".join(f'"{column}"' for column in schema.names)
-    connection.execute(f"CREATE TEMP VIEW {name} AS SELECT {columns} FROM ({source})")
+    connection.execute(f"CREATE TEMPORARY VIEW {name} AS SELECT {columns} FROM ({source})")
 
 
 def _subjects(rows: pd.DataFrame, schema: pa.Schema) -> pa.Table:
