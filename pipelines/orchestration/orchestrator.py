@@ -23,7 +23,7 @@ RETRAIN = "headway.verdict.retrain"
 """The event that says: the ledger has a verdict that asks for retraining."""
 
 PATIENCE = 60
-"""Seconds that the server may take for an answer: on one busy disk its SQLite makes calls wait for each other."""
+"""Seconds that the server may take for an answer: under load a call was seen to take more than 30."""
 
 _PREFECT = {
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
